@@ -1,0 +1,1 @@
+"""What two or more systems share. Importing it loads nothing heavy."""

@@ -1,0 +1,47 @@
+"""Attention processors for a stock diffusers UNet: joint attention over views, and cross-attention to one token."""
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from core.attention.backend import attention
+
+
+class MultiViewAttnProcessor:
+    """Self-attention over the tokens of all views of a sample at once; cross-attention is left per view.
+
+    Views of one sample stand next to each other in the batch: `[(b v), l, c]` (Shi et al. 2023, MVDream, sec. 3.1).
+    """
+
+    def __init__(self, num_views: int, backend: str = "torch") -> None:
+        self.num_views = num_views
+        self.backend = backend
+
+    def __call__(self, attn, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_) -> Tensor:
+        joint = encoder_hidden_states is None
+        x = rearrange(hidden_states, "(b v) l c -> b (v l) c", v=self.num_views) if joint else hidden_states
+        context = x if joint else encoder_hidden_states
+        q, k, v = (
+            rearrange(project(source), "b l (h d) -> b h l d", h=attn.heads)
+            for project, source in ((attn.to_q, x), (attn.to_k, context), (attn.to_v, context))
+        )
+        x = attn.to_out[0](rearrange(attention(q, k, v, backend=self.backend), "b h l d -> b l (h d)"))
+        return rearrange(x, "b (v l) c -> (b v) l c", v=self.num_views) if joint else x
+
+
+class SingleTokenAttnProcessor:
+    """Cross-attention to a context of one token, as the constant it is.
+
+    A softmax over one key is 1, so the result is `to_out(to_v(context))` at every position: queries and keys drop out.
+    """
+
+    def __call__(self, attn, hidden_states: Tensor, encoder_hidden_states: Tensor, **_) -> Tensor:
+        assert encoder_hidden_states.shape[1] == 1, "this shortcut holds for one context token only"
+        constant = attn.to_out[0](attn.to_v(encoder_hidden_states))
+        return constant.expand(-1, hidden_states.shape[1], -1)
+
+
+def use_single_token_cross_attention(unet: nn.Module) -> None:
+    """Let every cross-attention (`attn2`) of a diffusers UNet take the one-token shortcut."""
+    for name, module in unet.named_modules():
+        if name.endswith("attn2"):
+            module.set_processor(SingleTokenAttnProcessor())

@@ -1,0 +1,64 @@
+"""DDIM as the LDM family runs it (Song et al. 2021), step for step.
+
+diffusers' `DDIMScheduler` gives the same single steps (a test compares them); the loops of SyncDreamer and ViewFusion
+need all views inside one step, so the loop is theirs and the arithmetic stands here.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from core.errors import BadRequest
+
+
+def uniform_timesteps(num_steps: int, num_timesteps: int = 1000) -> Int[Tensor, "steps"]:
+    """1, 1 + c, 1 + 2c, ... with c = T // num_steps, ascending; BadRequest for a count that this rule cannot give.
+
+    The official rule silently makes 31 steps of 30, and fails at 3: such counts are refused with the nearest two.
+    """
+    if not 1 <= num_steps <= num_timesteps or not _is_exact(num_steps, num_timesteps):
+        counts = [n for n in range(1, num_timesteps) if _is_exact(n, num_timesteps)]
+        nearest = sorted(sorted(counts, key=lambda n: abs(n - num_steps))[:2])
+        raise BadRequest(
+            f"{num_steps} sampling steps do not divide {num_timesteps} timesteps evenly; use {nearest[0]} or {nearest[1]}"
+        )
+    return torch.arange(0, num_timesteps, num_timesteps // num_steps) + 1
+
+
+def _is_exact(num_steps: int, num_timesteps: int) -> bool:
+    stride = num_timesteps // num_steps
+    steps = range(0, num_timesteps, stride)
+    return len(steps) == num_steps and steps[-1] + 1 < num_timesteps
+
+
+@dataclass(frozen=True)
+class DDIMSchedule:
+    """Per step, ascending in time: timestep, abar_t, abar_s of the step before it in time, and the added noise's sigma."""
+
+    timesteps: Int[Tensor, "steps"]
+    alphas: Float[Tensor, "steps"]
+    alphas_prev: Float[Tensor, "steps"]
+    sigmas: Float[Tensor, "steps"]
+
+    @classmethod
+    def uniform(cls, alphas_cumprod: Float[Tensor, "t"], num_steps: int, *, eta: float = 1.0) -> "DDIMSchedule":
+        timesteps = uniform_timesteps(num_steps, len(alphas_cumprod)).to(alphas_cumprod.device)
+        alphas = alphas_cumprod[timesteps].double()
+        alphas_prev = torch.cat([alphas_cumprod[:1].double(), alphas[:-1]])
+        sigmas = eta * ((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev)).sqrt()
+        return cls(timesteps, alphas.float(), alphas_prev.float(), sigmas.float())
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+
+def ddim_step(
+    x_t: Tensor, eps: Tensor, alpha: Tensor, alpha_prev: Tensor, sigma: Tensor, noise: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """One step back in time; also returns the predicted x_0 (Song et al. 2021, eq. 12). `noise=None` adds none."""
+    x_0 = (x_t - (1 - alpha).sqrt() * eps) / alpha.sqrt()
+    direction = (1 - alpha_prev - sigma**2).clamp(min=1e-7).sqrt() * eps
+    x_s = alpha_prev.sqrt() * x_0 + direction
+    return (x_s if noise is None else x_s + sigma * noise), x_0

@@ -1,0 +1,63 @@
+"""The noise schedule all Stable-Diffusion descendants share, and the sinusoidal embedding of a timestep."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+NUM_TIMESTEPS = 1000
+
+
+def scaled_linear_betas(
+    start: float = 0.00085, end: float = 0.012, num: int = NUM_TIMESTEPS, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "t"]:
+    """beta_t: linear in its square root."""
+    return torch.linspace(start**0.5, end**0.5, num, dtype=dtype) ** 2
+
+
+class NoiseSchedule(nn.Module):
+    """q(x_t | x_0) and the posterior's variance, as buffers (Ho et al. 2020, eq. 4 and 7).
+
+    They are saved with the weights: a loaded checkpoint brings its own, which differ in the last digits.
+    """
+
+    def __init__(self, *, start: float = 0.00085, end: float = 0.012, num_timesteps: int = NUM_TIMESTEPS) -> None:
+        super().__init__()
+        betas = scaled_linear_betas(start, end, num_timesteps)
+        alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+        before = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod.double()[:-1]])
+        variance = betas.double() * (1 - before) / (1 - alphas_cumprod.double())
+        buffers = {
+            "betas": betas,
+            "alphas": 1 - betas,
+            "alphas_cumprod": alphas_cumprod,
+            "sqrt_alphas_cumprod": alphas_cumprod.sqrt(),
+            "sqrt_one_minus_alphas_cumprod": (1 - alphas_cumprod).sqrt(),
+            "posterior_variance": variance.float(),
+            "posterior_log_variance_clipped": variance.clamp(min=1e-20).log().clamp(min=-10).float(),
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+
+    @property
+    def num_timesteps(self) -> int:
+        return len(self.betas)
+
+    def add_noise(
+        self, x_0: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Int[Tensor, "b"]
+    ) -> Float[Tensor, "b ..."]:
+        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise."""
+        shape = (-1, *[1] * (x_0.ndim - 1))
+        return (
+            self.sqrt_alphas_cumprod[t].reshape(shape) * x_0
+            + self.sqrt_one_minus_alphas_cumprod[t].reshape(shape) * noise
+        )
+
+
+def timestep_embedding(t: Int[Tensor, "b"], dim: int, max_period: float = 10000.0) -> Float[Tensor, "b dim"]:
+    """[cos(t f), sin(t f)] with f from 1 down to 1 / max_period: cosines first (Vaswani et al. 2017)."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t[:, None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -1,0 +1,157 @@
+"""Files that appear whole or not at all, and the lists of files that a program is asked to work on.
+
+What is written goes to a temporary name in the same folder, is flushed to the disk, and is then renamed: a killed or
+failed program leaves nothing half-written under a final name.
+"""
+
+import glob
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from core.errors import BadImage, BadOutput
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path with the same suffix; on success what was written there replaces `path`.
+
+    Raises BadOutput when the disk is full, read-only, or refuses otherwise; the temporary file is gone in any case.
+    """
+    path = Path(path)
+    # A short name of its own: the final name may already be as long as the file system allows.
+    temporary = path.parent / f".tmp-{uuid.uuid4().hex[:12]}{path.suffix[:32]}"
+    try:
+        with _os_errors_as_bad_output(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _fsync(temporary)
+            os.replace(temporary, path)
+            _fsync(path.parent)
+    finally:
+        _remove(temporary)
+
+
+@contextmanager
+def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`; on success it becomes `path`, as a whole.
+
+    A folder that is already there is refused, unless it is empty or `overwrite` is set; then it is replaced with all
+    it holds, but only once the new one is complete.
+    """
+    path = Path(os.path.realpath(path))
+    if not overwrite and os.path.lexists(path) and not _is_empty_folder(path):
+        raise BadOutput(f"output {str(path)!r} already exists; choose another folder or set overwrite=true")
+    temporary = path.parent / f".tmp-{uuid.uuid4().hex[:12]}"
+    replaced = temporary.with_name(temporary.name + "-old")
+    try:
+        with _os_errors_as_bad_output(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            yield temporary
+            for folder, _, names in os.walk(temporary):
+                for name in names:
+                    _fsync(Path(folder, name))
+                _fsync(Path(folder))
+            if overwrite and os.path.lexists(path):
+                os.rename(path, replaced)
+            os.rename(temporary, path)
+            _fsync(path.parent)
+    finally:
+        if os.path.lexists(replaced) and not os.path.lexists(path):
+            os.rename(replaced, path)
+        _remove(temporary)
+        _remove(replaced)
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hexadecimal sha256 of a file's content, read piecewise."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def natural_key(path: str | Path) -> list[tuple[int, str]]:
+    """Sorts `view2` before `view10`."""
+    pieces = re.split(r"([0-9]+)", str(path))
+    return [(int(piece), "") if index % 2 else (-1, piece.casefold()) for index, piece in enumerate(pieces)]
+
+
+def list_inputs(spec: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
+    """The files that `spec` names: one file, a folder (its images, not its sub-folders'), or a glob (`**` recurses).
+
+    Naturally sorted. A literal file wins over a glob, so `photo[1].png` can be given as it is. Raises BadImage when
+    nothing matches.
+    """
+    literal = spec if os.path.exists(spec) else os.path.expanduser(spec)
+    if os.path.isfile(literal):
+        return [Path(literal)]
+    if os.path.isdir(literal):
+        with _os_errors_as_bad_image(literal), os.scandir(literal) as entries:
+            names = [e.name for e in entries if e.name.lower().endswith(suffixes) and not e.name.startswith(".")]
+        found = [path for name in names if (path := Path(literal, name)).is_file()]
+        wanted = f"{suffixes[0]}, {suffixes[1]} ..." if len(suffixes) > 1 else suffixes[0]
+        nothing = f"folder {spec!r} holds no images ({wanted})"
+    else:
+        found = _glob_files(literal) if glob.has_magic(literal) else []
+        nothing = f"input {spec!r}: no such file or folder, and no file matches it as a glob"
+    if not found:
+        raise BadImage(f"{nothing}; give an image file, a folder of images, or a quoted glob")
+    return sorted(found, key=natural_key)
+
+
+def _glob_files(pattern: str) -> list[Path]:
+    """Files matching a glob, each folder visited under one name only: a loop of links must not repeat its files."""
+    found: dict[tuple[str, str], Path] = {}
+    for match in glob.iglob(pattern, recursive=True):
+        folder, name = os.path.split(match)
+        if os.path.isfile(match):
+            found.setdefault((os.path.realpath(folder), name), Path(match))
+    return list(found.values())
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.lexists(path):
+        path.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _os_errors_as_bad_output(path: Path, temporary: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into BadOutput, except those about files that are not ours to write."""
+    try:
+        yield
+    except OSError as error:
+        about = {os.fspath(name) for name in (error.filename, error.filename2) if isinstance(name, (str, os.PathLike))}
+        ours = (str(temporary), str(path), str(path.parent))
+        if about and not any(name.startswith(str(temporary)) or name in ours for name in about) and path.parent.exists():
+            raise
+        reason = error.strerror or str(error) or type(error).__name__
+        raise BadOutput(f"cannot write {str(path)!r}: {reason}; free space or choose another output") from error
+
+
+@contextmanager
+def _os_errors_as_bad_image(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadImage(f"cannot list {path!r}: {error.strerror or error}; check its permissions") from error

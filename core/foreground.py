@@ -1,0 +1,139 @@
+"""Which pixels of a plain RGB picture belong to the object.
+
+A picture without alpha is never taken as all object in silence: the caller names a way, and gets back, beside the mask,
+the words that say which way it was.
+"""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from core.errors import BadImage
+from core.images import read_image_with_info
+
+WHITE = 0.97  # a background pixel's darkest channel; above SyncDreamer's decoder noise on white, below object colours
+GRABCUT_SIDE = 320  # GrabCut runs on a copy of at most this side: its time grows with the pixels, its borders hardly
+MODES = ("auto", "white", "none", "rembg", "flood", "grabcut")
+
+
+def foreground_mask(
+    rgb: Float[Tensor, "3 height width"], mode: str = "auto"
+) -> tuple[Float[Tensor, "height width"], str]:
+    """The object's mask in [0, 1], and a sentence on how it was found.
+
+    Args:
+        mode: `auto` (rembg when it and its weights are installed, else `flood` where the picture has an even border,
+            else `grabcut`), `white` (what is not connected to a white border), `none` (everything is object), one of
+            the methods by name, or the path of a mask image (its alpha, or else its brightness).
+
+    Raises BadImage when nothing remains.
+    """
+    ways = {"white": white_mask, "none": _everything, "rembg": _rembg, "flood": flood_mask, "grabcut": grabcut_mask}
+    if mode == "auto":
+        mask, label = _automatic(rgb)
+    elif mode in ways:
+        mask, label = ways[mode](rgb), f"mask={mode}"
+    else:
+        mask, label = _from_file(rgb, mode), f"mask from {Path(mode).name!r}"
+    if not (mask > 0).any():
+        raise BadImage(f"no foreground pixels ({label}); choose another mask ({', '.join(MODES)}, or a mask's path)")
+    return mask, label
+
+
+def white_mask(rgb: Float[Tensor, "3 height width"]) -> Float[Tensor, "height width"]:
+    """Everything but the white that touches the border; white inside the object stays object."""
+    return _not_connected_to_border(rgb.amin(dim=0) >= WHITE)
+
+
+def flood_mask(rgb: Float[Tensor, "3 height width"]) -> Float[Tensor, "height width"]:
+    """Everything but what touches the border and has the border's median colour, within its spread, in CIE Lab."""
+    distance, tolerance = _distance_from_border_colour(rgb)
+    return _not_connected_to_border(distance <= tolerance)
+
+
+def grabcut_mask(rgb: Float[Tensor, "3 height width"]) -> Float[Tensor, "height width"]:
+    """GrabCut (Rother et al. 2004) from a rectangle 4 % inside the border; for backgrounds that are not even."""
+    full = np.ascontiguousarray(rearrange((rgb * 255).round().byte(), "c h w -> h w c").cpu().numpy())
+    height, width = full.shape[:2]
+    ratio = min(1.0, GRABCUT_SIDE / max(height, width))
+    small = cv2.resize(full, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA) if ratio < 1 else full
+    rows, columns = small.shape[:2]
+    edge = (max(1, round(0.04 * columns)), max(1, round(0.04 * rows)))
+    box = (*edge, columns - 2 * edge[0], rows - 2 * edge[1])
+    if box[2] < 2 or box[3] < 2:
+        return rgb.new_zeros(height, width)
+    labels, background, foreground = np.zeros((rows, columns), np.uint8), np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.setRNGSeed(0)  # GrabCut's clustering draws from OpenCV's own global state; the mask must be repeatable
+    cv2.grabCut(small, labels, box, background, foreground, 5, cv2.GC_INIT_WITH_RECT)
+    mask = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
+    mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
+    return torch.from_numpy((mask > 0.5).astype(np.float32)).to(rgb)
+
+
+def rembg_weights() -> Path:
+    """Where rembg keeps U^2-Net; we never let it download."""
+    home = os.environ.get("U2NET_HOME") or Path(os.environ.get("XDG_DATA_HOME", "~"), ".u2net")
+    return Path(home).expanduser() / "u2net.onnx"
+
+
+def _automatic(rgb: Tensor) -> tuple[Tensor, str]:
+    if rembg_weights().is_file():
+        try:
+            return _rembg(rgb), "mask=auto: rembg (U^2-Net)"
+        except ImportError:
+            pass  # weights without the package: the plain ways below
+    missing = "rembg or its weights are not installed"
+    _, tolerance = _distance_from_border_colour(rgb)
+    mask = flood_mask(rgb)
+    if tolerance <= 25 and 0.005 <= float(mask.mean()) <= 0.97:
+        return mask, f"mask=auto: flood from an even border ({missing})"
+    return grabcut_mask(rgb), f"mask=auto: GrabCut, a rough guess on an uneven background ({missing}); give alpha or mask="
+
+
+def _rembg(rgb: Tensor) -> Tensor:
+    if not rembg_weights().is_file():
+        raise BadImage(f"mask=rembg needs its weights at {str(rembg_weights())!r}; put them there or use mask=auto")
+    from rembg import new_session, remove  # optional, heavy (onnxruntime)
+
+    image = np.ascontiguousarray(rearrange((rgb * 255).round().byte(), "c h w -> h w c").cpu().numpy())
+    mask = remove(image, session=new_session("u2net"), only_mask=True)
+    return torch.from_numpy(np.array(mask, dtype=np.float32) / 255).to(rgb)
+
+
+def _everything(rgb: Tensor) -> Tensor:
+    return torch.ones_like(rgb[0])
+
+
+def _from_file(rgb: Tensor, path: str) -> Tensor:
+    if not os.path.exists(path):
+        raise BadImage(f"mask {path!r} is neither a mode ({', '.join(MODES)}) nor a file; check the spelling")
+    rgba, info = read_image_with_info(path)
+    if rgba.shape[1:] != rgb.shape[1:]:
+        raise BadImage(
+            f"mask {path!r} is {info.width} x {info.height}, its image {rgb.shape[2]} x {rgb.shape[1]}; make them equal"
+        )
+    return (rgba[3] if info.has_alpha else rgba[:3].mean(dim=0)).to(rgb)
+
+
+def _distance_from_border_colour(rgb: Tensor) -> tuple[Tensor, float]:
+    """Lab distance [H, W] of each pixel from the border's median colour, and the distance that still counts as it."""
+    lab = cv2.cvtColor(np.ascontiguousarray(rearrange(rgb, "c h w -> h w c").cpu().float().numpy()), cv2.COLOR_RGB2Lab)
+    border = np.concatenate([lab[0], lab[-1], lab[:, 0], lab[:, -1]])
+    distance = np.linalg.norm(lab - np.median(border, axis=0), axis=-1)
+    spread = np.median(np.linalg.norm(border - np.median(border, axis=0), axis=-1))
+    return torch.from_numpy(distance), max(8.0, 4.0 * float(spread))
+
+
+def _not_connected_to_border(background: Tensor) -> Tensor:
+    """1 where a pixel is not background, or is background that no path of background pixels joins to the border."""
+    candidates = background.cpu().numpy().astype(np.uint8)
+    _, labels = cv2.connectedComponents(candidates, connectivity=4)
+    border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    outside = np.isin(labels, border[border > 0])
+    return torch.from_numpy((~outside).astype(np.float32)).to(background.device)

@@ -1,0 +1,63 @@
+"""An explicit walk through a stock diffusers UNet, with places where a multi-view model adds its own condition."""
+
+from collections.abc import Callable
+
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float, Int
+from torch import Tensor, cat
+from torch.utils.checkpoint import checkpoint
+
+
+def walk_unet(
+    unet: UNet2DConditionModel,
+    sample: Float[Tensor, "b c h w"],
+    timesteps: Int[Tensor, "b"],
+    context: Float[Tensor, "b l e"],
+    *,
+    after_middle: Callable[[Tensor], Tensor] = lambda x: x,
+    after_up_layer: Callable[[Tensor, int], Tensor] = lambda x, layer: x,
+    recompute: bool = False,
+) -> Float[Tensor, "b c_out h w"]:
+    """Predict like `unet(sample, timesteps, context)`, calling `after_middle(x)` and `after_up_layer(x, layer)` on the way.
+
+    Decoder layers are counted from 0 at the deepest; where a layer ends a level it includes the upsampler. With
+    `recompute`, activations of each layer are recomputed in the backward pass instead of kept.
+    """
+
+    def run(layer: Callable, *inputs: Tensor) -> Tensor:
+        return checkpoint(layer, *inputs, use_reentrant=False) if recompute else layer(*inputs)
+
+    def attend(layer, x: Tensor) -> Tensor:
+        return run(lambda x, context: layer(x, encoder_hidden_states=context, return_dict=False)[0], x, context)
+
+    embedding = unet.time_embedding(unet.time_proj(timesteps).to(sample.dtype))
+
+    x = unet.conv_in(sample)
+    skips = [x]
+    for block in unet.down_blocks:
+        attentions = getattr(block, "attentions", [None] * len(block.resnets))
+        for resnet, attention in zip(block.resnets, attentions, strict=True):
+            x = run(resnet, x, embedding)
+            x = x if attention is None else attend(attention, x)
+            skips.append(x)
+        for downsampler in block.downsamplers or ():
+            x = downsampler(x)
+            skips.append(x)
+
+    x = run(unet.mid_block.resnets[0], x, embedding)
+    for attention, resnet in zip(unet.mid_block.attentions, unet.mid_block.resnets[1:], strict=True):
+        x = run(resnet, attend(attention, x), embedding)
+    x = after_middle(x)
+
+    layer = 0
+    for block in unet.up_blocks:
+        attentions = getattr(block, "attentions", [None] * len(block.resnets))
+        for index, (resnet, attention) in enumerate(zip(block.resnets, attentions, strict=True)):
+            x = run(resnet, cat([x, skips.pop()], dim=1), embedding)
+            x = x if attention is None else attend(attention, x)
+            if index == len(block.resnets) - 1:
+                for upsampler in block.upsamplers or ():
+                    x = upsampler(x)
+            x = after_up_layer(x, layer)
+            layer += 1
+    return unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))

@@ -1,0 +1,24 @@
+"""Learning-rate factors: functions of the step alone, so that nothing has to be restored when a run continues.
+
+The rate of a step is the group's rate times the factor; the first step has number 0.
+"""
+
+import math
+
+
+def constant(step: int) -> float:
+    """Always 1."""
+    return 1.0
+
+
+def warmup(step: int, steps: int, start: float = 0.0) -> float:
+    """Rises linearly from `start` to 1 over `steps` steps and stays there."""
+    return 1.0 if step >= steps else start + (1 - start) * step / steps
+
+
+def warmup_cosine(step: int, steps: int, max_steps: int, start: float = 0.0, final: float = 0.0) -> float:
+    """`warmup`, then half a cosine down to `final` at `max_steps` (Loshchilov and Hutter 2017), which then holds."""
+    if step < steps:
+        return warmup(step, steps, start)
+    done = min(1.0, (step - steps) / max(1, max_steps - steps))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))

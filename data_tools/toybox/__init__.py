@@ -1,0 +1,1 @@
+"""Toybox: a procedural world of captioned, coloured objects, made from a seed alone."""

@@ -1,0 +1,129 @@
+"""Training SyncDreamer, and the whole model with its VAE and image encoder.
+
+Liu et al. 2023, section 4.1: all N noisy views build one volume, the loss is the noise's squared error at one view (eq. 4).
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from core.models.encoders import ImageEncoder
+from core.models.latents import Latents
+from core.training.module import TrainingModule
+from projects.syncdreamer.model import Condition, SyncDreamer
+
+DROP_EACH = 0.05  # probability of dropping all, the concatenated latents, the volume, or the image's embedding
+
+
+class SyncDreamerSystem(TrainingModule):
+    """The denoiser with the frozen networks around it.
+
+    Args:
+        num_target_views: views per sample at which the loss is taken (the paper: 1; more share one volume).
+        drop_conditions: drop parts of the condition now and then, so that guidance needs no pretrained null condition.
+        finetune_unet: train the backbone too (the paper keeps it frozen; from scratch it must be trained).
+        finetune_projection: train the context projection too.
+    """
+
+    def __init__(
+        self,
+        *,
+        denoiser: SyncDreamer,
+        latents: Latents,
+        image_encoder: ImageEncoder,
+        num_target_views: int = 1,
+        drop_conditions: bool = False,
+        finetune_unet: bool = False,
+        finetune_projection: bool = False,
+        **training,
+    ) -> None:
+        super().__init__(**training)
+        self.denoiser = denoiser
+        self.latents = latents.requires_grad_(False)
+        self.image_encoder = image_encoder.requires_grad_(False)
+        self.num_target_views = num_target_views
+        self.drop_conditions = drop_conditions
+        self.finetune_unet = finetune_unet
+        self.finetune_projection = finetune_projection
+        # The official code leaves these trainable outside the optimiser and throws their gradients away.
+        denoiser.unet.requires_grad_(finetune_unet)
+        denoiser.view_projection.requires_grad_(finetune_projection)
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        return self.denoiser.parameter_groups(
+            lr, finetune_unet=self.finetune_unet, finetune_projection=self.finetune_projection
+        )
+
+    @torch.no_grad()
+    def encode(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "b v c h w"], Condition]:
+        """Sampled latents of the target views, and the condition, of pixels or of moments encoded beforehand."""
+        if "target_moments" in batch:
+            targets = self.latents.sample(batch["target_moments"].float(), generator)
+            inputs = self.latents.sample(batch["input_moments"].float(), generator)
+            context = batch["input_embedding"].float()
+        else:
+            target_moments = self.latents.moments(rearrange(batch["target_pixels"], "b v c h w -> (b v) c h w"))
+            target_moments = rearrange(target_moments, "(b v) c h w -> b v c h w", b=len(batch["input_pixels"]))
+            targets = self.latents.sample(target_moments, generator)
+            inputs = self.latents.sample(self.latents.moments(batch["input_pixels"]), generator)
+            context = self.image_encoder(batch["input_pixels"])
+        return targets, self.condition(context, inputs, batch["input_elevation"][:, 0])
+
+    def condition(self, context: Tensor, scaled_latents: Tensor, elevation: Tensor) -> Condition:
+        """The UNet concatenates unscaled latents, unlike the ones it denoises."""
+        return Condition(context, scaled_latents / self.latents.scaling_factor, elevation)
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        device = batch["input_elevation"].device
+        batch_size = len(batch["input_elevation"])
+
+        def draw(maker, *args, **kwargs) -> Tensor:
+            return maker(*args, **kwargs, generator=generator, device=generator.device).to(device)
+
+        # The order of the official draws: t, the VAE's noise (views, then input), noise, target views, drops.
+        t = draw(torch.randint, 0, self.denoiser.schedule.num_timesteps, (batch_size,))
+        x_0, condition = self.encode(batch, generator)
+        noise = draw(torch.randn, x_0.shape)
+        order = torch.stack([draw(torch.randperm, self.denoiser.num_views) for _ in range(batch_size)])
+        indices = order[:, : self.num_target_views]
+        drop = draw(torch.rand, batch_size) if self.drop_conditions else None
+        return {"loss": self.noise_loss(x_0, condition, t, noise, indices, drop)}
+
+    def noise_loss(
+        self,
+        x_0: Float[Tensor, "b v c h w"],
+        condition: Condition,
+        t: Int[Tensor, "b"],
+        noise: Float[Tensor, "b v c h w"],
+        indices: Int[Tensor, "b k"],
+        drop: Float[Tensor, "b"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of the noise predicted at the views `indices`; `drop` in [0, 1) chooses what is dropped."""
+        keep_volume = keep_context = None
+        if drop is not None:
+            keep_latents, keep_volume, keep_context = keep_masks(drop)
+            condition = condition.without_latents(keep_latents)
+        x_t = self.denoiser.schedule.add_noise(x_0, noise, t)
+        predicted = self.denoiser.predict_views(
+            x_t, t, condition, indices, keep_volume=keep_volume, keep_context=keep_context
+        )
+        return F.mse_loss(predicted, torch.take_along_dim(noise, indices[..., None, None, None], dim=1))
+
+
+def keep_masks(
+    drop: Float[Tensor, "b"],
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"], Float[Tensor, "b"]]:
+    """Factors 0 or 1 for latents, volume and embedding: of each twentieth of [0, 1), the first drops all three, the next
+    three drop one each, and the other sixteen drop none."""
+    everything = drop <= DROP_EACH
+    masks = []
+    for part in (1, 2, 3):
+        alone = (drop > part * DROP_EACH) & (drop <= (part + 1) * DROP_EACH)
+        masks.append((~(everything | alone)).to(drop.dtype))
+    return masks[0], masks[1], masks[2]

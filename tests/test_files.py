@@ -1,0 +1,122 @@
+import errno
+import hashlib
+import os
+
+import pytest
+
+from core.errors import BadImage, BadOutput
+from core.files import atomic_file, atomic_folder, list_inputs, natural_key, sha256_file
+
+
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
+    target = tmp_path / "new" / "a.png"
+    with atomic_file(target) as temporary:
+        temporary.write_bytes(b"half")
+        assert not target.exists() and temporary.suffix == ".png"
+    assert target.read_bytes() == b"half" and os.listdir(target.parent) == ["a.png"]
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, fault):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(fault), atomic_file(target) as temporary:
+        temporary.write_text("new")
+        raise fault
+    assert target.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("maker", [atomic_file, atomic_folder])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, maker):
+    with pytest.raises(BadOutput, match="No space left") as raised, maker(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert "\n" not in str(raised.value) and not os.listdir(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_a_bad_output(tmp_path):
+    (tmp_path / "file").write_text("")
+    for maker in (atomic_file, atomic_folder):
+        with pytest.raises(BadOutput, match="cannot write"), maker(tmp_path / "file" / "below"):
+            pass
+
+
+def test_a_missing_input_read_while_writing_is_not_blamed_on_the_output(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "out"):
+        open(tmp_path / "input")
+
+
+def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path):
+    target = tmp_path / ("n" * 251 + ".png")
+    with atomic_file(target) as temporary:
+        temporary.write_bytes(b"x")
+    assert target.read_bytes() == b"x"
+
+
+def test_files_keep_the_permissions_that_the_umask_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_file(tmp_path / "a") as temporary:
+            temporary.write_bytes(b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_folder_is_refused_when_it_exists_and_replaced_when_told(tmp_path):
+    target = tmp_path / "set"
+    for content in ("one", "two"):
+        with atomic_folder(target, overwrite=True) as temporary:
+            (temporary / content).write_text(content)
+    assert os.listdir(target) == ["two"] and os.listdir(tmp_path) == ["set"]
+    with pytest.raises(BadOutput, match="already exists"), atomic_folder(target):
+        pass
+    assert os.listdir(target) == ["two"]
+
+
+def test_an_interrupted_replacement_keeps_the_old_folder(tmp_path):
+    target = tmp_path / "set"
+    target.mkdir()
+    (target / "old").write_text("")
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target, overwrite=True) as temporary:
+        (temporary / "new").write_text("")
+        raise KeyboardInterrupt
+    assert os.listdir(target) == ["old"] and os.listdir(tmp_path) == ["set"]
+
+
+def test_sha256_is_that_of_the_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"turntable")
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"turntable").hexdigest()
+
+
+def test_numbers_in_names_sort_as_numbers():
+    assert sorted(["v10", "v2", "V1", "a"], key=natural_key) == ["a", "V1", "v2", "v10"]
+
+
+@pytest.mark.parametrize("name", ["ünï cødé.png", "-dash.png", "new\nline.png", "a[1].png", "写真.JPG"])
+def test_any_file_name_can_be_given_and_found(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    assert list_inputs(str(tmp_path / name)) == [tmp_path / name]
+    assert list_inputs(str(tmp_path)) == [tmp_path / name]
+
+
+def test_folders_and_globs_list_images_naturally_sorted(tmp_path):
+    for name in ("v10.png", "v2.png", "notes.txt", ".hidden.png"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "sub.png").mkdir()
+    expected = [tmp_path / "v2.png", tmp_path / "v10.png"]
+    assert list_inputs(str(tmp_path)) == expected
+    assert list_inputs(str(tmp_path / "v*.png")) == expected
+
+
+def test_a_loop_of_links_does_not_repeat_files(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    assert list_inputs(str(tmp_path / "**" / "*.png")) == [tmp_path / "a.png"]
+
+
+@pytest.mark.parametrize("spec", ["missing.png", "*.nothing", "", "nul\0.png", "x" * 5000])
+def test_an_input_that_names_nothing_is_a_bad_image_in_one_line(tmp_path, monkeypatch, spec):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadImage) as raised:
+        list_inputs(spec)
+    assert "\n" not in str(raised.value)
