@@ -166,7 +166,7 @@ def _locate(target: str, where: str) -> Callable[..., Any]:
                 raise BadConfig(f"{refusal}no such name; {suggestion(part, [n for n in dir(found) if n[0] != '_'])}")
             found = getattr(found, part)
         # `core.x.os.system` starts with an allowed prefix; what counts is where the thing itself was defined.
-        home = getattr(found, "__module__", None) or getattr(type(found), "__module__", "")
+        home = str(getattr(found, "__module__", None) or type(found).__module__)
         if not callable(found) or not _inside(home, ALLOWED):
             raise BadConfig(f"{refusal}not an allowed target: it is {home}'s, not a class or function of {parts[0]}")
         return found
@@ -242,9 +242,7 @@ def fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, list | tuple)
     if annotation is dict or origin in (dict, collections.abc.Mapping):
         return isinstance(value, Mapping)
-    if origin is collections.abc.Callable or annotation is collections.abc.Callable:
-        return False
-    return True
+    return collections.abc.Callable not in (origin, annotation)
 
 
 def _items_fit(value: Sequence[Any], origin: Any, arguments: tuple[Any, ...]) -> bool:
@@ -272,7 +270,7 @@ def describe(annotation: Any) -> str:
 
 def like_default(value: Any, default: Any) -> bool:
     """Whether a value that replaces `default` is of its kind; null and text defaults accept any scalar."""
-    if default is None or value is None or isinstance(default, str) and not isinstance(value, list | dict):
+    if default is None or value is None or (isinstance(default, str) and not isinstance(value, list | dict)):
         return True
     if isinstance(default, Mapping) or isinstance(value, Mapping):
         return isinstance(default, Mapping) == isinstance(value, Mapping)

@@ -4,6 +4,7 @@ What is written goes to a temporary name in the same folder, is flushed to the d
 failed program leaves nothing half-written under a final name.
 """
 
+# ruff: noqa: PTH110, PTH111, PTH112, PTH113, PTH207  os.path answers False where a Path raises (names too long)
 import glob
 import hashlib
 import os
@@ -33,7 +34,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _fsync(temporary)
-            os.replace(temporary, path)
+            temporary.replace(path)
             _fsync(path.parent)
     finally:
         _remove(temporary)
@@ -61,19 +62,19 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
                     _fsync(Path(folder, name))
                 _fsync(Path(folder))
             if overwrite and os.path.lexists(path):
-                os.rename(path, replaced)
-            os.rename(temporary, path)
+                path.rename(replaced)
+            temporary.rename(path)
             _fsync(path.parent)
     finally:
         if os.path.lexists(replaced) and not os.path.lexists(path):
-            os.rename(replaced, path)
+            replaced.rename(path)
         _remove(temporary)
         _remove(replaced)
 
 
 def sha256_file(path: str | Path) -> str:
     """Hexadecimal sha256 of a file's content, read piecewise."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -141,12 +142,17 @@ def _os_errors_as_bad_output(path: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        about = {os.fspath(name) for name in (error.filename, error.filename2) if isinstance(name, (str, os.PathLike))}
-        ours = (str(temporary), str(path), str(path.parent))
-        if about and not any(name.startswith(str(temporary)) or name in ours for name in about) and path.parent.exists():
+        if not _concerns(error, path, temporary):
             raise
         reason = error.strerror or str(error) or type(error).__name__
         raise BadOutput(f"cannot write {str(path)!r}: {reason}; free space or choose another output") from error
+
+
+def _concerns(error: OSError, path: Path, temporary: Path) -> bool:
+    """Whether an error is about the output: it names it, or a folder above it, or (full disk) no file at all."""
+    names = [str(name) for name in (error.filename, error.filename2) if isinstance(name, (str, os.PathLike))]
+    above = {str(path), *map(str, path.parents)}
+    return not names or any(name.startswith(str(temporary)) or name in above for name in names)
 
 
 @contextmanager

@@ -72,8 +72,8 @@ def grabcut_mask(rgb: Float[Tensor, "3 height width"]) -> Float[Tensor, "height 
     cv2.setRNGSeed(0)  # GrabCut's clustering draws from OpenCV's own global state; the mask must be repeatable
     cv2.grabCut(small, labels, box, background, foreground, 5, cv2.GC_INIT_WITH_RECT)
     mask = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
-    mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
-    return torch.from_numpy((mask > 0.5).astype(np.float32)).to(rgb)
+    enlarged = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
+    return torch.from_numpy((enlarged > 0.5).astype(np.float32)).to(rgb)
 
 
 def rembg_weights() -> Path:
@@ -93,7 +93,8 @@ def _automatic(rgb: Tensor) -> tuple[Tensor, str]:
     mask = flood_mask(rgb)
     if tolerance <= 25 and 0.005 <= float(mask.mean()) <= 0.97:
         return mask, f"mask=auto: flood from an even border ({missing})"
-    return grabcut_mask(rgb), f"mask=auto: GrabCut, a rough guess on an uneven background ({missing}); give alpha or mask="
+    label = f"mask=auto: GrabCut, a rough guess on an uneven background ({missing}); give alpha or mask="
+    return grabcut_mask(rgb), label
 
 
 def _rembg(rgb: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ def _everything(rgb: Tensor) -> Tensor:
 
 
 def _from_file(rgb: Tensor, path: str) -> Tensor:
-    if not os.path.exists(path):
+    if not os.path.exists(path):  # noqa: PTH110 (a Path raises where the text is too long for a name)
         raise BadImage(f"mask {path!r} is neither a mode ({', '.join(MODES)}) nor a file; check the spelling")
     rgba, info = read_image_with_info(path)
     if rgba.shape[1:] != rgb.shape[1:]:

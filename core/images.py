@@ -4,6 +4,7 @@ Images are [4, H, W] or [3, H, W] in [0, 1], sRGB as stored (profiles are ignore
 `pixels` means the same in [-1, 1].
 """
 
+# ruff: noqa: PTH110, PTH112  os.path answers False where a Path raises (names too long)
 import io
 import os
 import warnings
@@ -162,7 +163,7 @@ def _open(path: str | Path) -> Image.Image:
     if not os.path.exists(path):
         raise BadImage(f"image {name} does not exist; check the path")
     try:
-        if os.path.getsize(path) == 0:
+        if Path(path).stat().st_size == 0:
             raise BadImage(f"image {name} is empty (0 bytes); copy it again")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours and stricter
@@ -182,7 +183,9 @@ def _open(path: str | Path) -> Image.Image:
         raise BadImage(f"image {name} has more pixels than the limit of {MAX_PIXELS:,}; make it smaller") from None
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
         kind = "cannot be read" if isinstance(error, PermissionError) else "is broken or no image"
-        raise BadImage(f"image {name} {kind} ({type(error).__name__}: {_without(error, path)}); give another") from error
+        raise BadImage(
+            f"image {name} {kind} ({type(error).__name__}: {_without(error, path)}); give another"
+        ) from error
 
 
 def _without(error: Exception, path: str | Path) -> str:

@@ -6,10 +6,11 @@ backward), `images/000.png ...` RGBA, `provenance.json`. World: z up. In memory:
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,7 @@ from core.images import composite, encode_png, read_image_with_info
 from core.types import Cameras
 
 TRANSFORMS, PROVENANCE = "transforms.json", "provenance.json"
+Parsed = TypeVar("Parsed")
 LENS_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
@@ -81,7 +83,7 @@ def read_views(folder: str | Path, *, rig: str | None = None, mask: str | None =
     """
     views, faults = _read(Path(folder), rig, mask)
     if views is None or faults:
-        more = f" (and {len(faults) - 1} more faults; data_tools.validate lists them)" if len(faults) > 1 else ""
+        more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
         raise BadViewSet(f"view set {str(folder)!r}: {faults[0]}{more}")
     return views
 
@@ -160,15 +162,13 @@ def _read_transforms(folder: Path, mask: str | None) -> tuple[ViewSet | None, li
     poses: list[Tensor | None] = []
     lenses: list[Tensor | None] = []
     for index, frame in enumerate(frames):
-        lens_source = {**transforms, **frame} if isinstance(frame, Mapping) else {}
-        for found, parse in ((paths, _path), (poses, _pose), (lenses, _lens)):
-            try:
-                if not isinstance(frame, Mapping):
-                    raise _Fault("is not an object")
-                found.append(parse(lens_source if parse is _lens else frame, folder))
-            except _Fault as fault:
-                found.append(None)
-                faults.append(f"view {index}: {fault}")
+        if isinstance(frame, Mapping):
+            paths.append(_attempt(partial(_path, frame, folder), index, faults))
+            poses.append(_attempt(partial(_pose, frame), index, faults))
+            lenses.append(_attempt(partial(_lens, {**transforms, **frame}), index, faults))
+        else:
+            paths.append(None)
+            faults.append(f"view {index}: is not an object")
     faults += _duplicates(paths)
     images, image_faults = _images(paths, mask, transforms.get("w"), transforms.get("h"))
     faults += image_faults
@@ -176,9 +176,18 @@ def _read_transforms(folder: Path, mask: str | None) -> tuple[ViewSet | None, li
         return None, sorted(dict.fromkeys(faults), key=_view_order)
 
     height, width = images[0].shape[1:]
-    cameras = Cameras(from_opengl(torch.stack(poses)), torch.stack(lenses), width, height)
+    good_poses, good_lenses = ([value for value in values if value is not None] for values in (poses, lenses))
+    cameras = Cameras(from_opengl(torch.stack(good_poses)), torch.stack(good_lenses), width, height)
     name, caption = transforms.get("name") or folder.resolve().name, transforms.get("caption")
     return ViewSet(torch.stack(images), cameras, str(name), None if caption is None else str(caption), provenance), []
+
+
+def _attempt(parse: Callable[[], Parsed], index: int, faults: list[str]) -> Parsed | None:
+    try:
+        return parse()
+    except _Fault as fault:
+        faults.append(f"view {index}: {fault}")
+        return None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -210,7 +219,7 @@ def _numbers(value: Any, what: str) -> Tensor:
         raise _Fault(f"{what} holds something else than numbers, or rows of unequal length") from error
 
 
-def _pose(frame: Mapping[str, Any], folder: Path) -> Tensor:
+def _pose(frame: Mapping[str, Any]) -> Tensor:
     if "transform_matrix" not in frame:
         raise _Fault("key 'transform_matrix' is missing")
     pose = _numbers(frame["transform_matrix"], "transform_matrix")
@@ -223,8 +232,8 @@ def _pose(frame: Mapping[str, Any], folder: Path) -> Tensor:
     return pose.float()
 
 
-def _lens(frame: Mapping[str, Any], folder: Path) -> Tensor:
-    """Intrinsics [3, 3] from a view's keys over the file's: focal lengths or an opening angle, and the principal point."""
+def _lens(frame: Mapping[str, Any]) -> Tensor:
+    """Intrinsics [3, 3] from a view's keys over the file's: focal lengths or an opening angle, principal point."""
     numbers = {}
     for key in ("fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", *LENS_DISTORTION):
         if frame.get(key) is not None:

@@ -8,12 +8,16 @@ from core.errors import BadImage, BadOutput
 from core.files import atomic_file, atomic_folder, list_inputs, natural_key, sha256_file
 
 
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_a_file_appears_only_when_it_is_complete(tmp_path):
     target = tmp_path / "new" / "a.png"
     with atomic_file(target) as temporary:
         temporary.write_bytes(b"half")
         assert not target.exists() and temporary.suffix == ".png"
-    assert target.read_bytes() == b"half" and os.listdir(target.parent) == ["a.png"]
+    assert target.read_bytes() == b"half" and names(target.parent) == ["a.png"]
 
 
 @pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])
@@ -23,14 +27,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, fault):
     with pytest.raises(fault), atomic_file(target) as temporary:
         temporary.write_text("new")
         raise fault
-    assert target.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+    assert target.read_text() == "old" and names(tmp_path) == ["a.txt"]
 
 
 @pytest.mark.parametrize("maker", [atomic_file, atomic_folder])
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, maker):
     with pytest.raises(BadOutput, match="No space left") as raised, maker(tmp_path / "out"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert "\n" not in str(raised.value) and not os.listdir(tmp_path)
+    assert "\n" not in str(raised.value) and not names(tmp_path)
 
 
 def test_a_place_that_cannot_be_written_is_a_bad_output(tmp_path):
@@ -42,7 +46,7 @@ def test_a_place_that_cannot_be_written_is_a_bad_output(tmp_path):
 
 def test_a_missing_input_read_while_writing_is_not_blamed_on_the_output(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "out"):
-        open(tmp_path / "input")
+        (tmp_path / "input").read_text()
 
 
 def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path):
@@ -67,10 +71,10 @@ def test_a_folder_is_refused_when_it_exists_and_replaced_when_told(tmp_path):
     for content in ("one", "two"):
         with atomic_folder(target, overwrite=True) as temporary:
             (temporary / content).write_text(content)
-    assert os.listdir(target) == ["two"] and os.listdir(tmp_path) == ["set"]
+    assert names(target) == ["two"] and names(tmp_path) == ["set"]
     with pytest.raises(BadOutput, match="already exists"), atomic_folder(target):
         pass
-    assert os.listdir(target) == ["two"]
+    assert names(target) == ["two"]
 
 
 def test_an_interrupted_replacement_keeps_the_old_folder(tmp_path):
@@ -80,7 +84,7 @@ def test_an_interrupted_replacement_keeps_the_old_folder(tmp_path):
     with pytest.raises(KeyboardInterrupt), atomic_folder(target, overwrite=True) as temporary:
         (temporary / "new").write_text("")
         raise KeyboardInterrupt
-    assert os.listdir(target) == ["old"] and os.listdir(tmp_path) == ["set"]
+    assert names(target) == ["old"] and names(tmp_path) == ["set"]
 
 
 def test_sha256_is_that_of_the_content(tmp_path):

@@ -229,8 +229,8 @@ def test_an_input_without_foreground_or_too_thin_is_refused():
         prepare_input(torch.zeros(4, 8, 8), crop_size=-1, size=16)
     with pytest.raises(BadImage, match="too thin"):
         prepare_input(torch.ones(4, 1, 1), crop_size=10, size=16)
-    assert_close(prepare_input(torch.zeros(4, 1, 1) + torch.tensor([0, 0, 0, 1.0])[:, None, None], crop_size=-1, size=4),
-                 -torch.ones(3, 4, 4))  # fmt: skip
+    black_pixel = torch.tensor([0.0, 0.0, 0.0, 1.0])[:, None, None]
+    assert_close(prepare_input(black_pixel, crop_size=-1, size=4), -torch.ones(3, 4, 4))
 
 
 @pytest.mark.parametrize("crop_size", [0, -2, 17])
@@ -246,7 +246,9 @@ def disc(background: float, noise: float = 0.0) -> tuple[torch.Tensor, torch.Ten
     inside = radius < 18
     colour = torch.tensor([0.8, 0.1, 0.1])[:, None, None]
     rgb = torch.where(inside, torch.where(radius < 5, 1.0, colour), background)
-    return (rgb + noise * torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))).clamp(0, 1), inside.float()
+    return (rgb + noise * torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))).clamp(
+        0, 1
+    ), inside.float()
 
 
 @pytest.mark.parametrize("mode", ["auto", "white", "flood", "grabcut"])

@@ -1,6 +1,5 @@
 import copy
 import json
-import os
 import shutil
 
 import numpy as np
@@ -119,7 +118,7 @@ DAMAGE = {
     "infinite pose": (matrix(lambda m: m + np.diag([0, 0, 0, np.inf])), "NaN or infinity"),
     "mirrored": (matrix(lambda m: m * [[-1, 1, 1, 1]]), "determinant -1"),
     "scaled": (matrix(lambda m: m * [[2, 2, 2, 1]]), "no rotation"),
-    "sheared": (matrix(lambda m: m + [[0, 0.1, 0, 0]] + np.zeros((4, 1))), "no rotation|last row"),
+    "sheared": (matrix(lambda m: m + np.array([0, 0.1, 0, 0])), "no rotation|last row"),
     "transposed": (matrix(lambda m: m.T), "last row"),
     "3x4": (matrix(lambda m: m[:3]), "3x4 instead of 4x4"),
     "ragged": (in_view_1(transform_matrix=[[1, 0], [1]]), "numbers"),
@@ -143,10 +142,12 @@ def test_each_damage_is_refused_with_the_index_of_the_view(folder, damage):
     assert ("view 0" if damage == "wrong size" else "view 1") in message
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"frames": []}', "{}", '{"frames": 3}', "null", "\0", "[" * 100_000])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"frames": []}', "{}", '{"frames": 3}', "null", "\0", "[" * 100_000]
+)
 def test_a_broken_transforms_file_is_refused(folder, content):
     (folder / "transforms.json").write_text(content)
-    with pytest.raises(BadViewSet, match="transforms.json"):
+    with pytest.raises(BadViewSet, match=r"transforms.json"):
         read_views(folder)
 
 
@@ -161,19 +162,19 @@ def test_validation_lists_every_fault_in_the_order_of_views(folder):
 
 def test_a_broken_image_names_its_view(folder):
     (folder / "images/002.png").write_bytes(b"")
-    with pytest.raises(BadViewSet, match="view 2: .*empty"):
+    with pytest.raises(BadViewSet, match=r"view 2: .*empty"):
         read_views(folder)
 
 
 def test_an_image_of_another_size_names_its_view(folder):
     write_image(folder / "images/001.png", torch.zeros(4, 5, 5))
-    with pytest.raises(BadViewSet, match="view 1: .*5 x 5 instead of 8 x 6"):
+    with pytest.raises(BadViewSet, match=r"view 1: .*5 x 5 instead of 8 x 6"):
         read_views(folder)
 
 
 def test_images_without_alpha_are_refused_unless_a_mask_is_named(folder):
     write_image(folder / "images/001.png", torch.rand(3, 6, 8) * 0.5)
-    with pytest.raises(BadViewSet, match="view 1: .*no alpha.*mask="):
+    with pytest.raises(BadViewSet, match=r"view 1: .*no alpha.*mask="):
         read_views(folder)
     assert read_views(folder, mask="none").images[1, 3].eq(1).all()
 
@@ -190,7 +191,7 @@ def test_an_existing_folder_is_refused_and_replaced_only_if_it_is_a_view_set(tmp
         write_views(folder, view_set(seed=1))
     assert read_views(folder).provenance == {"seed": 0}
     write_views(folder, view_set(num_views=2, seed=1), overwrite=True)
-    assert read_views(folder).provenance == {"seed": 1} and len(os.listdir(folder / "images")) == 2
+    assert read_views(folder).provenance == {"seed": 1} and len(list((folder / "images").iterdir())) == 2
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
     with pytest.raises(BadOutput, match="other things"):
@@ -212,7 +213,7 @@ def test_cameras_and_images_that_no_reader_would_accept_are_not_written(tmp_path
     views.images[0, 0, 0, 0] = float("nan")
     with pytest.raises(BadViewSet, match="NaN"):
         write_views(tmp_path / "image", views)
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_images_that_do_not_fit_the_cameras_make_no_view_set():
@@ -238,7 +239,7 @@ def test_a_folder_of_plain_images_is_read_with_the_cameras_of_a_rig(official):
 
 def test_a_rig_folder_with_a_view_too_few_is_refused(official):
     (official / "007.png").unlink()
-    with pytest.raises(BadViewSet, match="15 images.*16 views"):
+    with pytest.raises(BadViewSet, match=r"15 images.*16 views"):
         read_views(official, rig="syncdreamer")
 
 

@@ -91,11 +91,23 @@ class SurfaceColor(nn.Module):
     """Colour in [0, 1] of a surface point from its position, normal, features and the reflected view direction."""
 
     def __init__(
-        self, *, feature_dim: int = 256, hidden_dim: int = 256, num_layers: int = 4, num_frequencies: int = 4
+        self,
+        *,
+        feature_dim: int = 256,
+        hidden_dim: int = 256,
+        num_layers: int = 4,
+        num_frequencies: int = 4,
+        num_point_frequencies: int = 0,
     ) -> None:
+        """
+        Args:
+            num_frequencies: of the reflected direction.
+            num_point_frequencies: of the point itself; small networks need some to paint details in few steps.
+        """
         super().__init__()
         self.encode = Frequencies(in_dim=3, num_frequencies=num_frequencies)
-        widths = [3 + self.encode.out_dim + 3 + feature_dim] + [hidden_dim] * num_layers + [3]
+        self.encode_point = Frequencies(in_dim=3, num_frequencies=num_point_frequencies)
+        widths = [self.encode_point.out_dim + self.encode.out_dim + 3 + feature_dim] + [hidden_dim] * num_layers + [3]
         self.layers = nn.ModuleList(
             weight_norm(nn.Linear(fan_in, fan_out)) for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True)
         )
@@ -110,7 +122,7 @@ class SurfaceColor(nn.Module):
         """Args: `to_camera` runs from the point to the eye, with unit length; `gradients` need not have it."""
         normals = F.normalize(gradients, dim=-1)
         reflected = 2 * (to_camera * normals).sum(-1, keepdim=True) * normals - to_camera
-        x = torch.cat([points, self.encode(reflected), normals, features], dim=-1)
+        x = torch.cat([self.encode_point(points), self.encode(reflected), normals, features], dim=-1)
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return torch.sigmoid(self.layers[-1](x))

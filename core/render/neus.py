@@ -5,8 +5,8 @@ The object lies in the cube |x|, |y|, |z| <= bound; outside of it nothing is eva
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from einops import repeat
@@ -14,7 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from core.fields.sdf import SDFNetwork, SurfaceColor
-from core.types import Rays
+from core.mesh.extract import extract_surface, sample_grid
+from core.render.volume import ray_box
+from core.types import Mesh, Rays
 
 EPSILON = 1e-5  # keeps NeuS's ratios of sigmoids finite, and its histograms non-zero
 
@@ -82,6 +84,7 @@ class NeuS(nn.Module):
         num_coarse: int = 64,
         num_fine: int = 64,
         num_rounds: int = 4,
+        span: Literal["sphere", "cube"] = "sphere",
         anneal_steps: int = 200,
         rgb_weight: float = 0.5,
         mask_weight: float = 1.0,
@@ -91,6 +94,8 @@ class NeuS(nn.Module):
         Args:
             variance: v0 in the sharpness s = exp(10 v) of the surface.
             num_coarse: evenly spaced samples; num_fine more follow in num_rounds rounds of importance sampling.
+            span: of the coarse samples: the official interval around the closest approach to the origin, or the ray's
+                part inside the cube, which fewer samples cover as well.
             anneal_steps: training steps until the true slope along the ray replaces the halved one of the start.
         """
         super().__init__()
@@ -99,7 +104,7 @@ class NeuS(nn.Module):
         self.sdf, self.color = sdf, color
         self.variance = nn.Parameter(torch.tensor(variance))
         self.bound, self.num_coarse, self.num_fine, self.num_rounds = bound, num_coarse, num_fine, num_rounds
-        self.anneal_steps = anneal_steps
+        self.span, self.anneal_steps = span, anneal_steps
         self.rgb_weight, self.mask_weight, self.eikonal_weight = rgb_weight, mask_weight, eikonal_weight
 
     @property
@@ -118,10 +123,10 @@ class NeuS(nn.Module):
         Args:
             jitter: uniform in [0, 1), one shift per ray by up to a step of the coarse grid (training only).
         """
-        near, far = near_far(rays)
+        near, far = near_far(rays) if self.span == "sphere" else self._cube(rays)
         z = near + (far - near) * torch.linspace(0, 1, self.num_coarse, device=near.device)
         if jitter is not None:
-            z = z + (jitter - 0.5) * 2.0 / self.num_coarse
+            z = z + (jitter - 0.5) * 2.0 / self.num_coarse * (1.0 if self.span == "sphere" else (far - near) / 2)
         distance = self.sdf(self._points(rays, z))[0][..., 0]
         per_round = self.num_fine // self.num_rounds
         for i in range(self.num_rounds):
@@ -131,6 +136,10 @@ class NeuS(nn.Module):
                 new_distance = self.sdf(self._points(rays, new))[0][..., 0]
                 distance = torch.cat([distance, new_distance], dim=-1).gather(-1, order)
         return z
+
+    def _cube(self, rays: Rays) -> tuple[Float[Tensor, "rays 1"], Float[Tensor, "rays 1"]]:
+        near, far, hit = ray_box(rays, self.bound)
+        return near[:, None], torch.where(hit, far, near + 1e-3)[:, None]  # a ray that misses has no sample inside
 
     def _refine(self, rays: Rays, z: Tensor, distance: Tensor, num_samples: int, inv_s: float) -> Tensor:
         inside = self.inside(self._points(rays, z))
@@ -199,20 +208,35 @@ class NeuS(nn.Module):
         loss = self.rgb_weight * terms["rgb"] + self.mask_weight * terms["mask"]
         return {"loss": loss + self.eikonal_weight * terms["eikonal"], **terms}
 
+    def before_step(self, step: int, generator: torch.Generator) -> None:
+        """Nothing to prepare."""
+
+    @torch.no_grad()
+    def look(self, rays: Rays) -> tuple[Float[Tensor, "rays 3"], Float[Tensor, "rays 1"]]:
+        """Colour over white, and opacity."""
+        render = self.render(rays)
+        return render.rgb, render.mask
+
+    @torch.no_grad()
     def surface_color(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Colour of surface points seen head-on."""
         _, features, gradient = self.sdf.with_gradient(points)
         return self.color(points, gradient, nn.functional.normalize(gradient, dim=-1), features)
 
+    def surface(self, resolution: int = 512, *, chunk: int = 1 << 16) -> Mesh:
+        """The zero level set on a grid of `resolution` points per axis, with vertex colours."""
+        device = self.variance.device
+
+        def distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
+            values = self.sdf(points)[0][:, 0]
+            return torch.where(points.norm(dim=-1) >= 1, torch.ones_like(values), values)
+
+        values = sample_grid(distance, resolution, self.bound, device=device, chunk=chunk)
+        mesh = extract_surface(values, level=0.0, bound=self.bound, inside_is_below=True, what="signed distance")
+        parts = mesh.vertices.to(device).split(chunk)
+        return replace(mesh, colors=torch.cat([self.surface_color(part) for part in parts]).cpu())
+
 
 def soft_l1(prediction: Float[Tensor, "n c"], target: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
     """Mean over rays of sqrt(|difference|^2 + 0.001)."""
     return ((prediction - target).square().sum(-1) + 0.001).sqrt().mean()
-
-
-def render_chunks(
-    render: Callable[[Rays], tuple[Tensor, ...]], rays: Rays, chunk: int
-) -> tuple[Tensor, ...]:
-    """Apply `render` to bundles of at most `chunk` rays and join the results."""
-    parts = [render(rays[i : i + chunk]) for i in range(0, rays.origins.shape[0], chunk)]
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))

@@ -9,7 +9,6 @@ fails to verify is reported by name and cause, and never deleted.
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -47,15 +46,15 @@ def save(root: Path, snapshot: Snapshot) -> Path:
         _set_aside(folder)
     with atomic_folder(folder) as temporary:
         for name, tensors in snapshot.tensors.items():
-            _save_tensors(tensors, temporary / f"{name}.safetensors")
-        _save_json(snapshot.notes, temporary / "optimizer.json")
-        _save_json(snapshot.state, temporary / "state.json")
+            save_tensors(tensors, temporary / f"{name}.safetensors")
+        save_json(snapshot.notes, temporary / "optimizer.json")
+        save_json(snapshot.state, temporary / "state.json")
         names = sorted(path.name for path in temporary.iterdir())
         files = {
             name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256_file(temporary / name)}
             for name in names
         }
-        _save_json({"step": snapshot.step, "files": files}, temporary / MANIFEST)
+        save_json({"step": snapshot.step, "files": files}, temporary / MANIFEST)
     with atomic_file(root / "last") as temporary:
         temporary.write_text(folder.name + "\n")
     return folder
@@ -65,7 +64,9 @@ def load(folder: Path) -> Snapshot:
     """Reads a checkpoint whose manifest verifies; raises BadCheckpoint with the cause otherwise."""
     cause = invalid(folder)
     if cause is not None:
-        raise BadCheckpoint(f"checkpoint {str(folder)!r}: {cause}; use another one, or let the run choose (resume=auto)")
+        raise BadCheckpoint(
+            f"checkpoint {str(folder)!r}: {cause}; use another one, or let the run choose (resume=auto)"
+        )
     state = json.loads((folder / "state.json").read_text())
     notes = json.loads((folder / "optimizer.json").read_text())
     tensors = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
@@ -132,10 +133,11 @@ def _set_aside(folder: Path) -> None:
     number = 1
     while (target := folder.with_name(f"{folder.name}.broken-{number}")).exists():
         number += 1
-    os.rename(folder, target)
+    folder.rename(target)
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file; raises BadOutput."""
     # Each tensor gets memory of its own: safetensors refuses the shared memory of tied weights.
     apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     try:
@@ -144,5 +146,6 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         raise BadOutput(f"cannot write {str(path)!r}: {error}; free space or choose another output") from error
 
 
-def _save_json(content: Any, path: Path) -> None:
+def save_json(content: Any, path: Path) -> None:
+    """Writes readable JSON; a float comes back as the same float."""
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")

@@ -4,11 +4,11 @@ A loader starts at any step and yields what an uninterrupted run would have yiel
 that one optimiser step of one rank reads: a list of `accumulate` micro-batches.
 """
 
-import os
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +21,10 @@ from core.training.randomness import batch_indices, generator
 SUBSTITUTES = 8  # other items tried in place of a broken one
 SMALL_SHARED_MEMORY = 512 * 2**20  # bytes; Docker gives 64 MiB
 WORKER_GRACE_S = 60  # a signalled worker outlives the main process's last step and save
+
+
+Broken = tuple[int, str]  # index and cause
+Sample = tuple[Mapping[str, Tensor] | None, list[Broken]]
 
 
 class Items(Protocol):
@@ -56,10 +60,10 @@ class StepDataset(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Mapping[str, Tensor], list[tuple[int, str]]]:
-        """The sample, and the (index, cause) of every broken item met on the way to it."""
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """The sample (None when all substitutes are broken too), and the broken items met on the way to it."""
         step, index = key
-        broken: list[tuple[int, str]] = []
+        broken: list[Broken] = []
         draw = generator(self.seed, step, index, stream="substitute")
         for _ in range(1 + SUBSTITUTES):
             try:
@@ -68,7 +72,7 @@ class StepDataset(Dataset):
             except (UserError, OSError) as error:
                 broken.append((index, f"{type(error).__name__}: {error}"))
                 index = int(torch.randint(len(self.items), (), generator=draw))
-        raise BadData(f"{len(broken)} training samples in a row are broken, the last: {broken[-1][1]}; check the data set")
+        return None, broken  # an exception would reach the main process as a worker's traceback
 
 
 class StepSampler:
@@ -91,9 +95,11 @@ class Collate:
 
     batch_size: int
 
-    def __call__(self, samples: Sequence[tuple[Mapping[str, Tensor], list]]) -> tuple[list[Any], list]:
+    def __call__(self, samples: Sequence[Sample]) -> tuple[list[Any], list[Broken]]:
         content = [sample for sample, _ in samples]
         broken = [fault for _, faults in samples for fault in faults]
+        if any(sample is None for sample in content):
+            return [], broken
         cuts = range(0, len(content), self.batch_size)
         return [default_collate(content[cut : cut + self.batch_size]) for cut in cuts], broken
 
@@ -126,5 +132,5 @@ def _start_worker(worker: int) -> None:
 
 def _spare_shared_memory() -> None:
     """Hands tensors over through files where /dev/shm is too small for them."""
-    if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").total < SMALL_SHARED_MEMORY:
+    if Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").total < SMALL_SHARED_MEMORY:
         torch.multiprocessing.set_sharing_strategy("file_system")

@@ -68,7 +68,7 @@ def _remove_stale(path: Path) -> None:
         )
     grave = path.with_name(f".lock-{uuid.uuid4().hex}")
     with suppress(FileNotFoundError):  # another starter was faster
-        os.rename(path, grave)
+        path.rename(grave)
         if _read(grave).get("token") != owner.get("token"):
             os.link(grave, path)  # what was moved is a newer run's lock: put it back
         grave.unlink()

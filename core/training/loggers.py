@@ -6,10 +6,11 @@ one's. A failing disk or network never stops the training: it is reported once, 
 
 import csv
 import io
+import json
 import math
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,27 @@ class MetricsFile:
             complete = path.read_text().rpartition("\n")[0]  # a killed run may leave half a row
             reader = csv.DictReader(io.StringIO(complete))
             self.columns = list(reader.fieldnames or self.columns)
-            self.rows = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) <= last_step]
-            self.rewrite()
+            self.rows = [row for row in reader if (row.get("step") or "").isdigit()]
+            self.forget_after(last_step)
+
+    def forget_after(self, step: int) -> None:
+        """Drops the rows of later steps, and columns that only they had."""
+        self.rows = [row for row in self.rows if int(row["step"]) <= step]
+        self.columns = [name for name in self.columns if name == "step" or any(row.get(name) for row in self.rows)]
+        self.rows = [{name: row[name] for name in self.columns if row.get(name)} for row in self.rows]
+        self.rewrite()
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Adds the row of a step, at once on the disk."""
         new = [name for name in values if name not in self.columns]
         self.columns += new
+        # A step interrupted between its row and its save is logged again, and replaces its row.
+        again = bool(self.rows) and self.rows[-1]["step"] == str(step)
+        self.rows = self.rows[:-1] if again else self.rows
         self.rows.append({"step": str(step)} | {name: repr(float(value)) for name, value in values.items()})
-        if new or self.written != len(self.rows) - 1:
+        if new or again or self.written != len(self.rows) - 1:
             return self.rewrite()
-        with open(self.path, "a", newline="") as file:
+        with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns, restval="", lineterminator="\n").writerow(self.rows[-1])
         self.written = len(self.rows)
         return None
@@ -53,7 +64,7 @@ class MetricsFile:
     def rewrite(self) -> None:
         """Writes the whole table, atomically."""
         self.written = -1
-        with atomic_file(self.path) as temporary, open(temporary, "w", newline="") as file:
+        with atomic_file(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
@@ -64,7 +75,7 @@ class MetricsFile:
         if self.written != len(self.rows):
             self.rewrite()
         if self.path.is_file():
-            with open(self.path) as file:
+            with self.path.open() as file:
                 os.fsync(file.fileno())
 
 
@@ -114,6 +125,11 @@ class Logs:
             self._try("TensorBoard", lambda: self.board.add_image("preview", picture, step))
         if self.wandb is not None:
             self._try("wandb", lambda: self._log_picture(path, step))
+
+    def record(self, name: str, events: Sequence[Mapping[str, Any]]) -> None:
+        """Adds events to a file of one JSON object per line."""
+        lines = "".join(json.dumps(event) + "\n" for event in events)
+        self._try(name, lambda: _append(self.out / name, lines), once=False)
 
     def flush(self) -> None:
         """Brings everything to the disk; raises BadOutput when metrics.csv cannot be written."""
@@ -169,7 +185,7 @@ class Logs:
         try:
             action()
             self.broken.discard(sink)
-        except Exception as error:  # noqa: BLE001 - third-party sinks raise anything, and none may stop a training
+        except Exception as error:  # third-party sinks raise anything
             if sink not in self.broken:
                 self.say(f"{sink}: {type(error).__name__}: {error}; the training goes on without it")
             self.broken.add(sink)
@@ -177,3 +193,8 @@ class Logs:
                 self.board = None
             if once and sink == "wandb":
                 self.wandb = None
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)

@@ -14,16 +14,21 @@ SPEED_MEMORY = 0.95
 class Bar:
     """Progress through the steps; `quiet` (ranks other than 0) shows nothing."""
 
-    def __init__(self, name: str, start: int, total: int, quiet: bool = False) -> None:
+    def __init__(self, name: str, total: int, quiet: bool = False) -> None:
         self.console = Console(file=sys.stderr, quiet=quiet)
         self.live = self.console.is_terminal and not quiet
         self.total = total
-        self.step = start
+        self.step = 0
         self.speed = 0.0
         self.clock = self.line_clock = time.monotonic()
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")]
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+        ]
         self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
-        self.task = self.bar.add_task(name, total=total, completed=start, text="")
+        self.task = self.bar.add_task(name, total=total, text="")
         self.quiet = quiet
 
     def __enter__(self) -> "Bar":
@@ -33,6 +38,11 @@ class Bar:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.stop()
+
+    def begin(self, step: int) -> None:
+        """Counts speed from here."""
+        self.step, self.clock = step, time.monotonic()
+        self.bar.update(self.task, completed=step)
 
     def say(self, message: str) -> None:
         """A line that stays."""

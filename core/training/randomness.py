@@ -1,7 +1,7 @@
 """Randomness as a function, not a state.
 
-Whatever step `s` of a run draws (the order of samples, noise, timesteps, drops) comes from a generator that is seeded by
-a hash of (seed, step, rank, stream). Nothing has to be saved, so a run killed anywhere continues bit for bit.
+Whatever step `s` of a run draws (the order of samples, noise, timesteps, drops) comes from a generator that is seeded
+by a hash of (seed, step, rank, stream). Nothing has to be saved, so a run killed anywhere continues bit for bit.
 """
 
 import hashlib

@@ -29,7 +29,7 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "gray": (0.55, 0.56, 0.58),
     "black": (0.13, 0.13, 0.15),
 }
-MAX_PRIMITIVES = 5
+DISTANCE, VIEW_SLOPE = 1.5, 128 / 280  # the rig of SyncDreamer: how far it stands, and half its field of view
 NUMBER_WORDS = {2: "two", 3: "three", 4: "four"}
 FRONT, BACK, LEFT, RIGHT, UP = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1))
 BODIES = ("box", "cube", "sphere", "cylinder", "cone", "capsule", "rounded box", "diamond", "torus")
@@ -84,7 +84,29 @@ class ToyObject:
 
 
 def sample_object(rng: np.random.Generator) -> ToyObject:
-    """One random object."""
+    """One random object that no view cuts off."""
+    while True:
+        made = _draw(rng)
+        if _fits_views(made.mesh()):
+            return made
+
+
+def _fits_views(mesh: Mesh) -> bool:
+    """Whether every view that a data set may hold, from the lowest elevation to the highest, shows the whole object."""
+    vertices = mesh.vertices.double().numpy()
+    x, y, z = vertices.T
+    for elevation in np.radians([-10.0, 10.0, 30.0, 40.0]):
+        azimuth = (np.arange(16) * (2 * np.pi / 16))[:, None]
+        outwards = x * np.cos(azimuth) + y * np.sin(azimuth)
+        right = y * np.cos(azimuth) - x * np.sin(azimuth)
+        up = z * np.cos(elevation) - outwards * np.sin(elevation)
+        depth = DISTANCE - outwards * np.cos(elevation) - z * np.sin(elevation)
+        if (np.maximum(np.abs(right), np.abs(up)) > VIEW_SLOPE * depth).any():
+            return False
+    return True
+
+
+def _draw(rng: np.random.Generator) -> ToyObject:
     colors = list(rng.permutation(list(COLORS)))
     draft = _Draft(rng, colors, body=_body(rng, colors.pop()))
     room = int(rng.choice([1, 2, 3, 4, 5], p=[0.08, 0.22, 0.26, 0.22, 0.22])) - 1
@@ -97,7 +119,7 @@ def sample_object(rng: np.random.Generator) -> ToyObject:
         clause.add(draft)
         draft.used.add(clause.place)
         room -= clause.cost
-    if not draft.used & {"front", "back", "beside"} or rng.random() < 0.15:
+    if not draft.used & {"front", "back"} or rng.random() < 0.15:
         draft.body = replace(draft.body, front=colors.pop())
     return ToyObject(parts=(draft.body, *draft.others), caption=_caption(draft))
 
@@ -230,7 +252,7 @@ def _legs(count: int) -> Callable[[_Draft], None]:
     def add(draft: _Draft) -> None:
         kind = str(draft.rng.choice(["cylinder", "box", "capsule", "sphere"]))
         thick = float(draft.rng.uniform(0.06, 0.09))
-        long = thick if kind == "sphere" else float(draft.rng.uniform(0.14, 0.28))
+        long = thick if kind == "sphere" else float(draft.rng.uniform(0.18, 0.32))
         part = _part(draft.rng, kind, draft.colors.pop(), [thick, thick, long])
         reach, low = _extent(draft.body), draft.bounds()[0]
         spread = np.maximum(np.array(reach[:2]) * (0.85 if draft.body.kind in ("box", "cube") else 0.6) - thick, thick)

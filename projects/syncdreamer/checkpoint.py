@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.checkpoints import clip, ldm
 from core.checkpoints.load import read_checkpoint
 from core.checkpoints.rename import NameTable, load_strict
-from projects.syncdreamer.system import SyncDreamerSystem
 
 DEPTH = ("proj_in", "proj_context", "proj_out")
 DEPTH_ATTENTION = ("to_q", "to_k", "to_v", "to_out")
@@ -90,13 +89,16 @@ def zero123_table() -> NameTable:
     )
 
 
-def load_official(system: SyncDreamerSystem, path: Path) -> None:
+def load_official(system: nn.Module, path: Path) -> None:
     """Load a published or trained SyncDreamer checkpoint, all of it or a BadCheckpoint."""
     load_strict(system, official_table().read(read_checkpoint(path)), what=f"SyncDreamer from {path.name}")
 
 
-def load_zero123(system: SyncDreamerSystem, path: Path) -> None:
-    """Start a fine-tuning from Zero-1-to-3: what it does not have (volume, depth attention) keeps its initial values."""
+def load_zero123(system: nn.Module, path: Path) -> None:
+    """Start a fine-tuning from Zero-1-to-3: what it does not have (volume, depth attention) keeps its initial values.
+
+    A plain Stable-Diffusion UNet starts it too, where the file holds one: its input layer gets four more channels.
+    """
     state = zero123_table().read(widen_input(read_checkpoint(path)))
     new = ("denoiser.volume", "denoiser.depth_", "denoiser.time_embedding", "denoiser.schedule.alphas")
     kept = {

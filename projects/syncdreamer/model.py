@@ -206,9 +206,14 @@ class SyncDreamer(nn.Module):
         return torch.cat(noise, dim=1)
 
     def parameter_groups(
-        self, lr: float, *, finetune_unet: bool = False, finetune_projection: bool = False
+        self,
+        lr: float,
+        *,
+        finetune_unet: bool = False,
+        finetune_projection: bool = False,
+        fresh_lr_scale: float = 10.0,
     ) -> list[dict]:
-        """What the paper trains: depth attention at `lr`, volume and time embedding at ten times that.
+        """What the paper trains: depth attention at `lr`, volume and time embedding at `fresh_lr_scale` times that.
 
         `finetune_unet` adds the backbone, `finetune_projection` the context projection (first, as upstream orders them).
         """
@@ -217,8 +222,8 @@ class SyncDreamer(nn.Module):
         backbone = [*self.unet.parameters(), *depth] if finetune_unet else depth
         return groups + [
             {"params": backbone, "lr": lr},
-            {"params": list(self.time_embedding.parameters()), "lr": 10 * lr},
-            {"params": list(self.volume.parameters()), "lr": 10 * lr},
+            {"params": list(self.time_embedding.parameters()), "lr": fresh_lr_scale * lr},
+            {"params": list(self.volume.parameters()), "lr": fresh_lr_scale * lr},
         ]
 
 

@@ -4,6 +4,7 @@ Liu et al. 2023, section 4.1: all N noisy views build one volume, the loss is th
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,13 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from core.images import contact_sheet
 from core.models.encoders import ImageEncoder
 from core.models.latents import Latents
 from core.training.module import TrainingModule
+from projects.syncdreamer.checkpoint import load_zero123
 from projects.syncdreamer.model import Condition, SyncDreamer
+from projects.syncdreamer.sampler import sample
 
 DROP_EACH = 0.05  # probability of dropping all, the concatenated latents, the volume, or the image's embedding
 
@@ -27,6 +31,10 @@ class SyncDreamerSystem(TrainingModule):
         drop_conditions: drop parts of the condition now and then, so that guidance needs no pretrained null condition.
         finetune_unet: train the backbone too (the paper keeps it frozen; from scratch it must be trained).
         finetune_projection: train the context projection too.
+        start: a Zero-1-to-3 checkpoint to fine-tune (`zero123-xl.ckpt`).
+        preview_steps: sampling steps of a validation picture.
+        preview_scale: its guidance scale.
+        fresh_lr_scale: the volume's and the time embedding's learning rate, in units of `lr`.
     """
 
     def __init__(
@@ -39,6 +47,10 @@ class SyncDreamerSystem(TrainingModule):
         drop_conditions: bool = False,
         finetune_unet: bool = False,
         finetune_projection: bool = False,
+        fresh_lr_scale: float = 10.0,
+        start: str | None = None,
+        preview_steps: int = 50,
+        preview_scale: float = 2.0,
         **training,
     ) -> None:
         super().__init__(**training)
@@ -49,13 +61,21 @@ class SyncDreamerSystem(TrainingModule):
         self.drop_conditions = drop_conditions
         self.finetune_unet = finetune_unet
         self.finetune_projection = finetune_projection
+        self.fresh_lr_scale = fresh_lr_scale
         # The official code leaves these trainable outside the optimiser and throws their gradients away.
         denoiser.unet.requires_grad_(finetune_unet)
         denoiser.view_projection.requires_grad_(finetune_projection)
+        self.preview_steps = preview_steps
+        self.preview_scale = preview_scale
+        if start is not None:
+            load_zero123(self, Path(start))
 
     def parameter_groups(self, lr: float) -> list[dict]:
         return self.denoiser.parameter_groups(
-            lr, finetune_unet=self.finetune_unet, finetune_projection=self.finetune_projection
+            lr,
+            finetune_unet=self.finetune_unet,
+            finetune_projection=self.finetune_projection,
+            fresh_lr_scale=self.fresh_lr_scale,
         )
 
     @torch.no_grad()
@@ -64,15 +84,16 @@ class SyncDreamerSystem(TrainingModule):
     ) -> tuple[Float[Tensor, "b v c h w"], Condition]:
         """Sampled latents of the target views, and the condition, of pixels or of moments encoded beforehand."""
         if "target_moments" in batch:
-            targets = self.latents.sample(batch["target_moments"].float(), generator)
-            inputs = self.latents.sample(batch["input_moments"].float(), generator)
+            target_moments = rearrange(batch["target_moments"].float(), "b v c h w -> (b v) c h w")
+            input_moments = batch["input_moments"].float()
             context = batch["input_embedding"].float()
         else:
             target_moments = self.latents.moments(rearrange(batch["target_pixels"], "b v c h w -> (b v) c h w"))
-            target_moments = rearrange(target_moments, "(b v) c h w -> b v c h w", b=len(batch["input_pixels"]))
-            targets = self.latents.sample(target_moments, generator)
-            inputs = self.latents.sample(self.latents.moments(batch["input_pixels"]), generator)
+            input_moments = self.latents.moments(batch["input_pixels"])
             context = self.image_encoder(batch["input_pixels"])
+        targets = self.latents.sample(target_moments, generator)
+        inputs = self.latents.sample(input_moments, generator)
+        targets = rearrange(targets, "(b v) c h w -> b v c h w", b=len(inputs))
         return targets, self.condition(context, inputs, batch["input_elevation"][:, 0])
 
     def condition(self, context: Tensor, scaled_latents: Tensor, elevation: Tensor) -> Condition:
@@ -114,6 +135,27 @@ class SyncDreamerSystem(TrainingModule):
             x_t, t, condition, indices, keep_volume=keep_volume, keep_context=keep_context
         )
         return F.mse_loss(predicted, torch.take_along_dim(noise, indices[..., None, None, None], dim=1))
+
+
+    @torch.no_grad()
+    def preview(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Float[Tensor, "3 h w"]:
+        """Two rows per sample: the input with the true views, and the views made from it."""
+        targets, condition = self.encode(batch, generator)
+        made = sample(
+            self.denoiser,
+            condition,
+            lambda shape: torch.randn(shape, generator=generator, device=generator.device).to(targets),
+            num_steps=self.preview_steps,
+            guidance_scale=self.preview_scale,
+        )
+        given = condition.latents[:, None] * self.latents.scaling_factor
+        rows = torch.stack([torch.cat([given, targets], dim=1), torch.cat([given, made], dim=1)], dim=1)
+        pixels = self.latents.decode(rearrange(rows, "b r v c h w -> (b r v) c h w"))
+        return contact_sheet((pixels.float().clamp(-1, 1) + 1) / 2, rows.shape[2])
+
+    def export(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The denoiser: the frozen networks have files of their own."""
+        return {key: value for key, value in state.items() if key.startswith("denoiser.")}
 
 
 def keep_masks(

@@ -201,10 +201,8 @@ class SpatialVolume(nn.Module):
         self, volume: Float[Tensor, "b c z y x"], cameras: Cameras, indices: Int[Tensor, "b k"], map_size: int
     ) -> Float[Tensor, "bk c d h w"]:
         """The volume, resampled along the rays of each sample's views `indices`; zeros outside the volume."""
-        unique, inverse = torch.unique(indices, return_inverse=True)
-        chosen = cameras[unique]
-        points, _ = frustum_points(chosen, map_size, self.num_depths, *depth_range(chosen, self.radius))
-        grid = (points / self.half_extent).to(volume.dtype)[inverse.flatten()]
+        points, _ = frustum_points(cameras, map_size, self.num_depths, *depth_range(cameras, self.radius))
+        grid = (points / self.half_extent).to(volume.dtype)[indices.flatten()]
         volume = volume.repeat_interleave(indices.shape[1], dim=0)
         return F.grid_sample(volume, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
 

@@ -169,7 +169,8 @@ def test_timestep_embedding():
     _, data = load("syncdreamer", "schedule")
     names = [name for name in data if name.startswith("temb_") and name != "temb_t"]
     for name in names:
-        close(timestep_embedding(data["temb_t"], data[name].shape[1]), data[name], 1e-5)
+        # The angle t f reaches 999 radians, where one float32 rounding of f is 6e-5: exp() differs between processors.
+        close(timestep_embedding(data["temb_t"], data[name].shape[1]), data[name], 1e-4)
 
 
 def test_learning_rate_factor():

@@ -8,7 +8,11 @@ from einops import rearrange
 from PIL import Image
 from torch.testing import assert_close
 
-from core.images import prepare_input, read_image, training_image
+from core.cameras.rigs import rig
+from core.images import composite, prepare_input, read_image, training_image
+from core.metrics.images import psnr, ssim_data_range
+from core.metrics.shapes import chamfer, occupied, screen_affine_depth, visible_points, volume_iou, voxel_means
+from core.types import Mesh
 from tests.golden_fixture import load
 
 
@@ -45,3 +49,46 @@ def test_training_images_are_composited_and_cut_as_officially(data):
     image = rearrange(image, "c h w -> h w c")
     assert torch.equal((image * 255).round().to(torch.uint8), tensors["train_composited_crop"])
     assert_close(image * 2 - 1, tensors["train_tensor_crop"], atol=1e-6, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def metrics():
+    return load("syncdreamer", "eval_metrics")
+
+
+def test_image_metrics_equal_the_official_ones(metrics):
+    _, tensors = metrics
+    count = len(tensors["psnr"])
+    truth = torch.stack([tensors[f"gt_rgba_{index}"] for index in range(count)]).permute(0, 3, 1, 2).float() / 255
+    prediction = torch.stack([tensors[f"pr_rgb_{index}"] for index in range(count)]).permute(0, 3, 1, 2).float() / 255
+    assert_close(psnr(prediction, composite(truth)), tensors["psnr"], atol=1e-4, rtol=0)
+    assert_close(ssim_data_range(prediction, composite(truth)), tensors["ssim"], atol=1e-5, rtol=0)
+
+
+def mesh_of(tensors, name: str) -> Mesh:
+    return Mesh(tensors[f"{name}_vertices"], tensors[f"{name}_faces"].long())
+
+
+def test_volume_overlap_equals_the_official_one(metrics):
+    info, tensors = metrics
+    expected = info["results"]["synthetic_sphere_vs_box"]
+    prediction, truth = mesh_of(tensors, "pr"), mesh_of(tensors, "gt")
+    assert (int(occupied(prediction).sum()), int(occupied(truth).sum())) == (expected["vol_pr"], expected["vol_gt"])
+    assert volume_iou(prediction, truth) == pytest.approx(expected["iou"], abs=1e-6)
+
+
+def test_depth_maps_and_chamfer_distance_equal_the_official_ones(metrics):
+    info, tensors = metrics
+    expected = info["results"]["synthetic_sphere_vs_box"]
+    cameras = rig("syncdreamer", size=tensors["gt_depth_view3"].shape[0])
+    points = {}
+    for name in ("pr", "gt"):
+        depth = screen_affine_depth(mesh_of(tensors, name), cameras)
+        points[name] = voxel_means(visible_points(depth, cameras), 0.01)
+        if name == "gt":
+            both = (depth[3] > 0) & tensors["gt_mask_view3"].bool()
+            assert ((depth[3] > 0) != tensors["gt_mask_view3"].bool()).float().mean() < 1e-3
+            assert_close(depth[3][both], tensors["gt_depth_view3"][both], atol=1e-5, rtol=0)
+    assert len(points["pr"]) == pytest.approx(expected["n_pr_points"], rel=0.01)
+    assert len(points["gt"]) == pytest.approx(expected["n_gt_points"], rel=0.01)
+    assert chamfer(points["pr"], points["gt"]) == pytest.approx(expected["chamfer"], rel=1e-3)

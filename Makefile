@@ -1,0 +1,73 @@
+# What one does here, as commands. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
+WORKERS ?= 2
+
+.PHONY: help setup demo test test-slow test-gpu ci lint format typecheck doctor toybox weights eval clean distclean
+
+help: ## list these commands
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make .venv and install the pinned dependencies (about 3 CPU-minutes)
+
+# torch first and alone: asked for beside others, pip may choose another build of it.
+$(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 or newer is needed: make PYTHON=python3.11 setup" >&2; exit 2; }
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --disable-pip-version-check --quiet "$$(grep '^torch==' constraints.txt)"
+	$(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+demo: $(READY) ## the main job on bundled weights: one image -> 16 views -> mesh, in outputs/demo/report.html
+	$(RUN) -m projects.benchmark.demo
+
+test: $(READY) ## the fast tests (no GPU, no network)
+	$(PYTEST) -m "not slow and not gpu"
+
+test-slow: $(READY) ## the tests that learn, time or train
+	$(PYTEST) -m "slow and not gpu"
+
+test-gpu: $(READY) ## the fast paths against their references, on a CUDA machine
+	$(RUN) -m pytest -m gpu
+
+ci: ## everything a change must pass
+	.ci/run
+
+lint: $(READY) ## ruff: mistakes and layout
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(READY) ## ruff: repair the layout and what can be repaired safely
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+typecheck: $(READY) ## mypy over core/
+	$(RUN) -m mypy
+
+doctor: $(READY) ## what is installed, what is used instead, and why
+	$(RUN) -m launch.doctor
+
+toybox: $(READY) ## make the toybox data set in data/toybox (at most 10 CPU-minutes)
+	$(RUN) -m data_tools.toybox
+
+weights: toybox ## train the bundled weights again (CPU-hours; weights/README.md says how many)
+	$(RUN) -m projects.toybox.train
+	$(RUN) -m projects.syncdreamer.train +experiment=syncdreamer/toybox
+
+eval: $(READY) ## measure the bundled weights on the test objects again
+	$(RUN) -m projects.benchmark.evaluate +experiment=syncdreamer/toybox
+
+clean: ## remove outputs, multiruns and caches
+	rm -rf outputs multirun .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+distclean: clean ## also remove .venv
+	rm -rf $(VENV)

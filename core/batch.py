@@ -1,0 +1,102 @@
+"""Work on many inputs: go on past a bad one, list it, skip what is done.
+
+Each item's record is one line of `results.jsonl` in the output folder, appended as soon as the item is finished.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.errors import BadOutput, UserError
+
+Record = dict[str, Any]
+RESULTS = "results.jsonl"
+
+
+def read_results(out: Path) -> list[Record]:
+    """Records written so far; a last line that a crash cut short is left out."""
+    path = out / RESULTS
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(path.read_text(encoding="utf-8").splitlines()):
+                break
+            raise BadOutput(f"{path}, line {number}, is no JSON ({error.msg}); move the file away") from error
+    return records
+
+
+def append_result(out: Path, record: Record) -> None:
+    """Add one line, flushed to the disk; a cut last line is ended first."""
+    path = out / RESULTS
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise BadOutput(f"cannot write {path} ({error.strerror}); free space or choose another out=") from error
+
+
+def run_batch(
+    items: Sequence[Any],
+    work: Callable[[Any], Record],
+    *,
+    out: Path,
+    settings: str,
+    name: Callable[[Any], str] = str,
+    report: Callable[[str], None] = print,
+) -> list[Record]:
+    """Do `work` on every item that is not done yet; returns the records of all items of this call.
+
+    Args:
+        settings: a hash of all that shapes a result. Items done under the same settings are skipped; results of other
+            settings in the same folder are refused, never mixed.
+
+    Raises UserError at the end if any item failed (all others are done then); a BadOutput stops at once.
+    """
+    done: dict[str, Record] = {}
+    for record in read_results(out):
+        if record.get("status") != "ok":
+            continue
+        if record.get("settings") != settings:
+            raise BadOutput(f"{out} holds results of other settings; choose another out= or set overwrite=true")
+        done[record["input"]] = record
+    records = []
+    for number, item in enumerate(items, start=1):
+        label = name(item)
+        if label in done:
+            report(f"[{number}/{len(items)}] {label}: done before, skipped")
+            records.append(done[label])
+            continue
+        started = time.perf_counter()
+        record = {"input": label, "settings": settings}
+        try:
+            record |= {"status": "ok", **work(item)}
+        except BadOutput:
+            raise
+        except UserError as error:
+            record |= {"status": "failed", "kind": type(error).__name__, "error": str(error)}
+            report(f"[{number}/{len(items)}] {label}: failed: {error}")
+        record["seconds"] = round(time.perf_counter() - started, 3)
+        append_result(out, record)
+        records.append(record)
+    failed = [record for record in records if record["status"] != "ok"]
+    if len(failed) == 1 and len(items) == 1:
+        raise UserError(failed[0]["error"])
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(items)} inputs failed (listed in {out / RESULTS}); the first: {failed[0]['error']}"
+        )
+    return records

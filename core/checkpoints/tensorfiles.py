@@ -1,0 +1,90 @@
+"""Safetensors files: read through a memory map after their header is checked, written with a digest of their content."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from core.errors import BadCheckpoint
+from core.files import atomic_file
+
+CONTENT = "content_sha256"  # metadata key: digest of all names, types, shapes and numbers
+MAX_HEADER = 100 * 2**20  # bytes, as the format's own library allows
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, after checks of its length and of the spans it gives to tensors."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, MAX_HEADER):
+            raise BadCheckpoint(f"{path}: truncated or not safetensors: {size} bytes, header of {length}; fetch the file again")
+        raw = file.read(length)
+    try:
+        header = json.loads(raw, object_pairs_hook=_unique)
+        spans = sorted(entry["data_offsets"] for name, entry in header.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, RecursionError) as cause:
+        raise BadCheckpoint(f"{path}: broken safetensors header ({cause}); fetch the file again") from cause
+    end = 0
+    for begin, stop in spans:
+        if begin != end or stop < begin:
+            raise BadCheckpoint(f"{path}: tensors overlap or leave gaps at byte {begin}; fetch the file again")
+        end = stop
+    if end != size - 8 - length:
+        raise BadCheckpoint(
+            f"{path}: {size - 8 - length} bytes of numbers where the header tells of {end}: truncated; fetch the file again"
+        )
+    return header
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, memory-mapped. Damage that can be seen is a BadCheckpoint.
+
+    A flipped bit among the numbers shows only in files that carry a digest, as `write_tensors` makes them.
+    """
+    metadata = read_header(path).get("__metadata__") or {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, ValueError, OSError, RuntimeError) as cause:
+        raise BadCheckpoint(f"{path}: broken safetensors ({cause}); fetch the file again") from cause
+    if CONTENT in metadata and metadata[CONTENT] != content_digest(state):
+        raise BadCheckpoint(f"{path}: damaged: its numbers do not match the digest it was written with; fetch or make it again")
+    return state
+
+
+def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all, with a digest that `read_tensors` verifies."""
+    taken: set[int] = set()
+    separate = {}
+    for name, tensor in state.items():
+        tensor = tensor.detach().cpu().contiguous()
+        # The format has no tied tensors: each gets its own copy.
+        separate[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in taken else tensor
+        taken.add(separate[name].untyped_storage().data_ptr())
+    metadata = {"format": "pt", **(metadata or {}), CONTENT: content_digest(separate)}
+    with atomic_file(path) as temporary:
+        save_file(separate, temporary, metadata=metadata)
+
+
+def content_digest(state: Mapping[str, Tensor]) -> str:
+    """sha256 over every tensor's name, type, shape and numbers, whatever their order in a file."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    pairs = list(pairs)
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name stands twice")
+    return dict(pairs)

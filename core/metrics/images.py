@@ -1,0 +1,110 @@
+"""Scores of images against the truth: PSNR, SSIM in two readings, FLIP, and the overlap of masks.
+
+Images are [*B, 3, H, W] in [0, 1], already laid over a background (`core.images.composite`; white in all our tables).
+Every function gives one score per image, on the CPU, never a mean over a subset.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from core.errors import BadImage
+
+# [*B, 3, H, W]. The sizes are checked by `_check`, whose message is for users; so the annotation leaves them open.
+Images = Float[Tensor, "... _ _ _"]
+
+PSNR_CAP = 100.0  # dB; identical images would score infinity and spoil every mean
+SSIM_WINDOW = 11
+
+
+def psnr(prediction: Images, target: Images) -> Float[Tensor, "..."]:
+    """10 log10(1 / MSE) over all pixels, background included; `PSNR_CAP` at most (`identical` flags the cause)."""
+    _check(prediction, target)
+    error = (prediction.double() - target.double()).square().mean(dim=(-3, -2, -1))
+    return (-10 * error.log10()).clamp(max=PSNR_CAP).cpu()
+
+
+def identical(prediction: Images, target: Images) -> Bool[Tensor, "..."]:
+    """Which images equal the truth bit for bit: their PSNR is the cap, not a measurement."""
+    _check(prediction, target)
+    return (prediction == target).flatten(start_dim=-3).all(dim=-1).cpu()
+
+
+def ssim(prediction: Images, target: Images) -> Float[Tensor, "..."]:
+    """SSIM (Wang et al. 2004): 11 x 11 Gaussian window of sigma 1.5, and the range 1 that images in [0, 1] have."""
+    return _ssim(prediction, target, of_data=False)
+
+
+def ssim_data_range(prediction: Images, target: Images) -> Float[Tensor, "..."]:
+    """SSIM as SyncDreamer's evaluation computes it; comparable with the paper's numbers only."""
+    # Quirk: the range is that of the pair's values (the larger max - min), so faint images score lower. Where both
+    # images are constant it would be 0 and the score undefined; there it is 1, as in `ssim`.
+    return _ssim(prediction, target, of_data=True)
+
+
+def flip(prediction: Images, target: Images) -> Float[Tensor, "..."]:
+    """Mean LDR-FLIP (Andersson et al. 2020), 0 (equal) to 1: the difference a person sees when flipping between two.
+
+    It models contrast sensitivity, colour and edges at 67 pixels per degree of the visual field, and downloads nothing.
+    """
+    import flip_evaluator  # NVIDIA's own implementation, in C++
+
+    _check(prediction, target)
+    scores = [
+        flip_evaluator.evaluate(reference, test, "LDR", inputsRGB=True, applyMagma=False)[1]
+        for reference, test in zip(_arrays(target), _arrays(prediction), strict=True)
+    ]
+    return torch.tensor(scores, dtype=torch.float64).view(prediction.shape[:-3])
+
+
+def mask_iou(prediction: Tensor, target: Tensor) -> Float[Tensor, "..."]:
+    """Intersection over union of masks [*B, H, W] (object where above 0.5); two empty masks agree: 1."""
+    if prediction.shape != target.shape:
+        raise BadImage(f"masks of different shapes: {tuple(prediction.shape)} and {tuple(target.shape)}")
+    if not (torch.isfinite(prediction).all() and torch.isfinite(target).all()):
+        raise BadImage("a mask contains NaN or infinity")
+    a, b = prediction > 0.5, target > 0.5
+    union = (a | b).sum(dim=(-2, -1))
+    intersection = (a & b).sum(dim=(-2, -1))
+    return torch.where(union > 0, intersection / union.clamp(min=1), 1.0).double().cpu()
+
+
+def _ssim(prediction: Tensor, target: Tensor, *, of_data: bool) -> Tensor:
+    _check(prediction, target)
+    if min(prediction.shape[-2:]) < SSIM_WINDOW:
+        raise BadImage(f"SSIM's window of {SSIM_WINDOW} pixels does not fit images {tuple(prediction.shape)}")
+    scores = []
+    for a, b in zip(_flat(prediction), _flat(target), strict=True):
+        spread = max((a.max() - a.min()).item(), (b.max() - b.min()).item())
+        data_range = spread if of_data and spread > 0 else 1.0
+        score = structural_similarity_index_measure(a[None], b[None], data_range=data_range)
+        assert isinstance(score, Tensor)  # it is a tuple only when the full picture is asked for
+        scores.append(score)
+    return torch.stack(scores).double().view(prediction.shape[:-3])
+
+
+def _flat(images: Tensor) -> Tensor:
+    return images.detach().cpu().float().reshape(-1, *images.shape[-3:])
+
+
+def _arrays(images: Tensor):
+    return rearrange(_flat(images), "b c h w -> b h w c").contiguous().numpy()
+
+
+def _check(prediction: Tensor, target: Tensor) -> None:
+    if prediction.shape != target.shape:
+        raise BadImage(
+            f"images of different shapes: predicted {tuple(prediction.shape)}, true {tuple(target.shape)}; "
+            "metrics resize nothing, render both at one size"
+        )
+    if prediction.ndim < 3 or prediction.shape[-3] != 3 or 0 in prediction.shape:
+        raise BadImage(
+            f"expected RGB images [*, 3, H, W], got {tuple(prediction.shape)}; lay RGBA on a background first"
+        )
+    for name, images in (("predicted", prediction), ("true", target)):
+        if not torch.isfinite(images).all():
+            raise BadImage(f"the {name} images contain NaN or infinity")
+        if images.min() < -1e-4 or images.max() > 1 + 1e-4:
+            raise BadImage(f"the {name} images lie in [{images.min():.3g}, {images.max():.3g}]; expected [0, 1]")

@@ -1,0 +1,88 @@
+"""Devices and processes.
+
+Several processes on one machine are spawned with the settings as their argument, so that it makes no difference who
+started the program (a shell, a sweep, a test). Under SLURM they are there already.
+"""
+
+import multiprocessing
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.strategies import DDPStrategy
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+from core import errors
+from core.config import one_of
+from core.errors import BadConfig, UserError
+from core.training.signals import catching_signals, relay_to
+
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
+
+
+def make_fabric(trainer: Mapping[str, Any]) -> Fabric:
+    """Lightning's devices, precision and strategy as `trainer` says."""
+    precision = PRECISIONS[one_of("trainer.precision", str(trainer["precision"]), list(PRECISIONS))]
+    accelerator = one_of("trainer.accelerator", trainer["accelerator"], ["auto", "cpu", "cuda"])
+    strategy = one_of("trainer.strategy", trainer["strategy"], ["auto", "ddp", "ddp_find_unused"])
+    cuda = torch.cuda.is_available()
+    if accelerator == "cuda" and not cuda:
+        raise BadConfig("trainer.accelerator=cuda: no usable CUDA device here; choose cpu or auto")
+    on_cpu = accelerator == "cpu" or not cuda
+    # A scheduler requeues through its launcher, so Lightning must not do it a second time.
+    slurm = SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
+    if trainer["devices"] > 1 or strategy != "auto":
+        strategy = DDPStrategy(
+            process_group_backend="gloo" if on_cpu else "nccl",
+            start_method="popen" if slurm else "spawn",
+            find_unused_parameters=strategy == "ddp_find_unused",
+        )
+    return Fabric(
+        accelerator="cpu" if on_cpu else "cuda",
+        devices=trainer["devices"],
+        strategy=strategy,
+        precision=precision,  # type: ignore[arg-type]
+        plugins=[slurm] if slurm else None,
+    )
+
+
+def rank_of(fabric: Fabric) -> int:
+    """This process's rank, before the processes know each other; 0 for the one that will spawn the others."""
+    return int(os.environ["SLURM_PROCID"]) if SLURMEnvironment.detect() else fabric.global_rank
+
+
+def launch(fabric: Fabric, work: Callable[[Fabric, Any], float], config: Mapping[str, Any]) -> float:
+    """Runs `work` in every process; returns rank 0's result and raises what the first failing process raised."""
+    launcher = fabric.strategy.launcher
+    if launcher is None or not hasattr(launcher, "_start_method"):
+        fabric.launch()
+        return work(fabric, config)
+    with catching_signals() as stop:
+        # A child leads a session of its own: a terminal's Ctrl-C reaches it once, through here.
+        stop.relay = relay_to(lambda: [child.pid for child in multiprocessing.active_children() if child.pid])
+        try:
+            return fabric.launch(_child, work, config)
+        except ProcessRaisedException as error:
+            raise _fault(str(error)) or error from None
+        except ProcessExitedException as error:
+            if stop.signum or (error.exit_code or 0) > 128:
+                stop.hand_over(stop.signum or error.exit_code - 128)
+            raise SystemExit(error.exit_code or 1) from error
+
+
+def _child(fabric: Fabric, work: Callable[[Fabric, Any], float], config: Mapping[str, Any]) -> float:
+    os.setsid()
+    try:
+        return work(fabric, config)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # torch takes an interrupted child for a finished one
+
+
+def _fault(report: str) -> UserError | None:
+    """The user's fault at the end of a child's traceback, if it is one."""
+    match = re.match(r"core\.errors\.(\w+): (.*)", report.strip().splitlines()[-1])
+    return getattr(errors, match[1])(match[2]) if match else None

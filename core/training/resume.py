@@ -1,0 +1,81 @@
+"""Which checkpoint a run continues from, and what may have changed since it was written."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from core.errors import BadCheckpoint, BadConfig
+from core.training import checkpoints
+from core.training.checkpoints import Snapshot
+
+# What decides what a step reads or draws. Another number of devices keeps each epoch complete, but from the step of
+# the change on, a step stands at another place of the epoch.
+DATA_AFFECTING = ("seed", "data", "trainer.accumulate", "trainer.devices")
+HARMLESS = ("data.workers", "data.timeout_s", "data.max_bad_fraction")
+# Which folder, which way to resume, and what is shown or written: no word is lost on these.
+UNSAID = ("out", "resume", "force_resume", "logger", "name")
+
+
+def choose(out: Path, resume: str, say: Callable[[str], None]) -> Snapshot | None:
+    """The checkpoint to continue from, None to start at step 0.
+
+    Args:
+        resume: "auto" takes the newest valid checkpoint in the run folder, "never" refuses a folder that has any, and
+            a path takes that checkpoint as the starting point of a run folder that has none of its own yet.
+    """
+    root = out / "checkpoints"
+    newest, causes = checkpoints.newest_valid(root)
+    if resume not in ("auto", "never") and newest is None:
+        return checkpoints.load(Path(resume))
+    if resume == "never":
+        if newest or causes:
+            raise BadConfig(f"resume=never, but {str(out)!r} holds checkpoints; choose another out=, or resume=auto")
+        return None
+    for name, cause in causes.items():
+        say(f"checkpoint {name} is not valid: {cause}; it is left alone and an older one is tried")
+    if newest is None:
+        if causes:
+            say(f"no valid checkpoint in {str(root)!r}: starting from step 0")
+        return None
+    return checkpoints.load(newest)
+
+
+def check_config(old: Mapping[str, Any], new: Mapping[str, Any], force: bool, say: Callable[[str], None]) -> None:
+    """Prints what changed since the checkpoint; a change of what steps read or draw needs `force`."""
+    changes = {key: change for key, *change in differences(old, new) if not _under(key, UNSAID)}
+    for key, (before, now) in changes.items():
+        say(f"resuming with {key}: {before} -> {now}")
+    grave = [key for key in changes if _under(key, DATA_AFFECTING) and not _under(key, HARMLESS)]
+    if grave and not force:
+        listed = ", ".join(f"{key} {changes[key][0]} -> {changes[key][1]}" for key in grave)
+        raise BadConfig(
+            f"this run was started with other data settings ({listed}); set them back, or force_resume=true to go on"
+        )
+
+
+def check_frozen(old: str, new: str, force: bool) -> None:
+    """The weights that a run leaves alone are not in its checkpoints, so they must be the same ones."""
+    if old != new and not force:
+        raise BadCheckpoint("the frozen weights differ from those this run was started with; use the same files")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, before, now) of every leaf that differs; "-" stands for none."""
+    before, now = _flat(old), _flat(new)
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key, "-") != now.get(key, "-"):
+            yield key, before.get(key, "-"), now.get(key, "-")
+
+
+def _under(key: str, prefixes: tuple[str, ...]) -> bool:
+    return any(key == prefix or key.startswith(prefix + ".") for prefix in prefixes)
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,77 @@
+"""The one `run(cfg)`: build, resume, fit, export, and return what a sweep optimises.
+
+A run folder holds config.yaml, metrics.csv, tensorboard/, samples/, checkpoints/ and at the end weights/. A run started
+again in its folder continues from its newest valid checkpoint, bit for bit (on the CPU, with as many threads). Lightning
+Fabric brings devices, precision and processes; the loop is ours, because exactness is decided there.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+
+from core.config import instantiate, plain
+from core.errors import BadConfig, BadRequest
+from core.training.launching import launch, make_fabric, rank_of
+from core.training.lock import run_lock
+from core.training.loop import Loop
+from core.training.module import TrainingModule
+from core.training.randomness import derive
+from core.training.signals import catching_signals
+
+MEMORY_HINT = "set data.batch_size lower (and trainer.accumulate higher), or trainer.precision=bf16"
+
+
+def run(cfg: Mapping[str, Any]) -> float:
+    """Trains what `cfg` describes, or goes on with it; returns the last validation loss (training loss without val).
+
+    Reads `name`, `seed`, `out`, `resume`, `force_resume` and the groups `model` (a TrainingModule), `data`,
+    `optimizer`, `schedule`, `trainer`, `logger`.
+    """
+    config = plain(cfg)
+    check_settings(config)
+    torch.use_deterministic_algorithms(bool(config["trainer"]["deterministic"]))
+    fabric = make_fabric(config["trainer"])
+    first: AbstractContextManager = run_lock(Path(config["out"])) if rank_of(fabric) == 0 else nullcontext()
+    with first:
+        return launch(fabric, train, config)
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Refuses numbers that no run can have."""
+    trainer, data = config["trainer"], config["data"]
+    for key in ("max_steps", "accumulate", "devices", "save_every", "log_every", "keep_last"):
+        if not isinstance(trainer[key], int) or trainer[key] < 1:
+            raise BadConfig(f"trainer.{key}={trainer[key]}: expected a whole number of at least 1")
+    if not isinstance(data["batch_size"], int) or data["batch_size"] < 1:
+        raise BadConfig(f"data.batch_size={data['batch_size']}: expected a whole number of at least 1")
+
+
+def train(fabric: Fabric, config: Mapping[str, Any]) -> float:
+    """What each process does."""
+    try:
+        with catching_signals() as stop:
+            return Loop(fabric, config, build(config), stop).run()
+    except torch.OutOfMemoryError as error:
+        raise BadRequest(f"out of memory on {fabric.device}: {str(error).splitlines()[0]}; {MEMORY_HINT}") from error
+    except MemoryError as error:
+        raise BadRequest(f"out of memory; {MEMORY_HINT}") from error
+
+
+def build(config: Mapping[str, Any]) -> TrainingModule:
+    """The model with its optimiser and schedule; its initial weights are a function of the seed."""
+    torch.manual_seed(derive(config["seed"], "init"))
+    module = instantiate(
+        config["model"],
+        optimizer=instantiate(config["optimizer"]),
+        schedule=instantiate(config["schedule"]),
+        lr=config["optimizer"]["lr"],
+        ema_decay=config["trainer"]["ema_decay"],
+        seed=config["seed"],
+    )
+    if not isinstance(module, TrainingModule):
+        raise BadConfig(f"model._target_={config['model']['_target_']}: expected a TrainingModule")
+    return module

@@ -1,0 +1,45 @@
+"""Make the toybox data set: procedural objects with captions, meshes, cameras and renderings.
+
+    python -m data_tools.toybox                              2000 / 50 / 30 objects into data/toybox
+    python -m data_tools.toybox out=data/small objects.train=100
+    python -m data_tools.toybox official=data/toybox_official official_size=256     SyncDreamer's layout as well
+
+A run that was stopped continues where it was.
+"""
+
+from omegaconf import DictConfig
+
+from core.app import app
+
+
+@app(config_name="toybox", reads=())
+def main(cfg: DictConfig) -> None:
+    """Make the toybox data set: captioned objects of coloured primitives, rendered from exact cameras."""
+    import json
+    import os
+    from pathlib import Path
+
+    from rich.progress import track
+
+    from data_tools.toybox.make import Recipe, check_objects, make
+    from data_tools.toybox.official import write_official
+
+    check_objects(cfg.objects)
+    root = Path(cfg.out)
+    recipe = Recipe(seed=cfg.seed, image_size=cfg.image_size, supersample=cfg.supersample)
+    workers = cfg.num_workers if cfg.num_workers is not None else os.cpu_count() or 1
+    made = make(root, recipe, cfg.objects, num_workers=workers)
+    for _ in track(made, description="toybox", total=sum(cfg.objects.values())):
+        pass
+    index = json.loads((root / "index.json").read_text(encoding="utf-8"))
+    if cfg.official is not None:
+        for split, uids in index["splits"].items():
+            written = write_official(root, Path(cfg.official) / split, split, uids, size=cfg.official_size)
+            for _ in track(written, description=f"official layout, {split}", total=len(uids)):
+                pass
+    counts = ", ".join(f"{len(uids)} {split}" for split, uids in index["splits"].items())
+    print(f"{root}: {counts} objects, sha256 {index['sha256'][:16]}")
+
+
+if __name__ == "__main__":
+    main()

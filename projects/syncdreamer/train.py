@@ -1,0 +1,16 @@
+"""Train SyncDreamer; a run started again in its folder goes on where it stopped."""
+
+from omegaconf import DictConfig
+
+from core.app import app
+
+
+@app(config_name="syncdreamer")
+def main(cfg: DictConfig) -> float:
+    from core.training.run import run
+
+    return run(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The VAE and CLIP's image tower, as Zero-1-to-3 and SyncDreamer run them, against the official modules' outputs."""
+
+import re
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from core.checkpoints import clip, ldm
+from core.checkpoints.rename import load_strict
+from core.models.encoders import ImageEncoder
+from core.models.latents import Latents
+from tests.golden_fixture import load, rule_w
+
+
+@pytest.fixture(scope="module")
+def fixture():
+    return load("syncdreamer", "encoders")
+
+
+@pytest.fixture(scope="module")
+def latents(fixture):
+    info, _ = fixture
+    config = info["kwargs"]["ddconfig"]
+    model = Latents(AutoencoderKL(**ldm.vae_arguments(config, info["kwargs"]["embed_dim"]))).eval()
+    num_levels = len(config["ch_mult"])
+    sizes = [config["resolution"] // 2**level for level in range(num_levels)]
+    table = ldm.vae(
+        num_levels=num_levels,
+        layers_per_block=config["num_res_blocks"],
+        attention_levels=[level for level, size in enumerate(sizes) if size in config["attn_resolutions"]],
+        theirs=info["key_prefix"]["AutoencoderKL"],
+    )
+    official = rule_w(table.write(model.state_dict()), info["exceptions"])
+    load_strict(model, table.read(official), what="the encoders' VAE")
+    return model
+
+
+@pytest.fixture(scope="module")
+def image_encoder(fixture):
+    info, _ = fixture
+    config = info["kwargs"]["clip_visual"]
+    model = ImageEncoder(CLIPVisionModelWithProjection(CLIPVisionConfig(**clip.vision_arguments(**config)))).eval()
+    prefix = info["key_prefix"]["VisionTransformer"].removesuffix("visual.")
+    table = clip.vision(num_layers=config["layers"], theirs=prefix)
+    official = rule_w(table.write(model.state_dict()), info["exceptions"])
+    load_strict(model, table.read(official), what="the encoders' CLIP")
+    return model
+
+
+def assert_network_close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+@torch.no_grad()
+def test_latents_equal_the_official_first_stage(fixture, latents):
+    _, golden = fixture
+    moments = latents.moments(golden["image"])
+    assert_network_close(moments, golden["moments"])
+    assert_network_close(latents.sample(moments, golden["noise"]), golden["latent_scaled"])
+    assert_network_close(latents.encode(golden["image"], golden["noise"]), golden["latent_scaled"])
+    assert_network_close(latents.mode(moments), golden["mode_scaled"])
+    assert_network_close(latents.decode(golden["z_scaled"]), golden["decoded"])
+
+
+@torch.no_grad()
+def test_preprocessing_equals_the_official_resize_and_normalisation(fixture, image_encoder):
+    info, golden = fixture
+    top, bottom, left, right = map(int, re.findall(r"(\d+)", info["tensors"]["clip_preprocessed_crop"]["meaning"])[-4:])
+    crop = image_encoder.preprocess(golden["clip_image"])[:, :, top:bottom, left:right]
+    torch.testing.assert_close(crop, golden["clip_preprocessed_crop"], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_image_token_equals_the_official_embedding(fixture, image_encoder):
+    _, golden = fixture
+    assert_network_close(image_encoder(golden["clip_image"])[:, 0], golden["clip_embed"])
