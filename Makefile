@@ -13,7 +13,7 @@ WORKERS ?= 2
 .PHONY: help setup demo test test-slow test-gpu ci lint format typecheck doctor toybox weights eval clean distclean
 
 help: ## list these commands
-	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /:/' | awk -F: '{printf "  make %-12s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make .venv and install the pinned dependencies (about 3 CPU-minutes)
 
@@ -27,7 +27,7 @@ $(READY): constraints.txt pyproject.toml
 	@touch $(READY)
 
 demo: $(READY) ## the main job on bundled weights: one image -> 16 views -> mesh, in outputs/demo/report.html
-	$(RUN) -m projects.benchmark.demo
+	$(RUN) -m launch.demo
 
 test: $(READY) ## the fast tests (no GPU, no network)
 	$(PYTEST) -m "not slow and not gpu"

@@ -32,7 +32,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from core.config import CONF, check_targets
-from core.settings import Program, as_user_error, parse_flags, precheck, prepare, settings
+from core.settings import Program, as_user_error, parse_flags, precheck, prepare, searchpath, settings
 
 FLAGS = ("--debug", "--dry-run", "--version")
 
@@ -119,6 +119,8 @@ def _start(program: Program, main: Callable[[DictConfig], Any], argv: Sequence[s
         if dry_run:
             print("settings are good" + (" (of the sweep's first job)" if sweeps else ""), file=sys.stderr)
             return
+
+    arguments += searchpath(flags.overrides)
 
     @functools.wraps(main)
     def job(cfg: DictConfig) -> Any:

@@ -30,7 +30,7 @@ from core import config
 from core.config import CONF, AppConfig, check_allowed, describe, fits, like_default, suggestion
 from core.errors import BadConfig, UserError
 
-LAUNCH = CONF.parent / "launch"  # Hydra finds its groups through `hydra.searchpath: [pkg://launch]` in the top files
+LAUNCH = CONF.parent / "launch"  # Hydra finds its groups through `hydra.searchpath`, see `searchpath`
 OVERLAYS = ("experiment", "sweep")  # groups of whole experiments, not sections of the settings
 # Values of these keys are paths or sentences: they may hold spaces, commas, `=`, brackets and any letter, unquoted.
 PATH_KEYS = ("input", "views", "pred", "target", "reference", "mask", "out", "root", "checkpoint", "weights", "mesh")
@@ -118,7 +118,7 @@ def precheck(program: Program, flags: Any) -> tuple[DictConfig, bool]:
     overrides = parse(flags.overrides)
     refuse_unread(program, overrides)
     single = [line for override in overrides if (line := _first_of_sweep(override)) is not None]
-    cfg = _compose(program, single, flags)
+    cfg = composed(program, single, flags)
     _check_hydra(cfg.hydra)
     _check_cluster(cfg.hydra)
     _check_kinds(program, parse(single), flags)
@@ -201,8 +201,12 @@ def as_user_error(error: Exception, program: Program, argv: Sequence[str]) -> Us
         return error
     if isinstance(error, MissingConfigException) and error.options is not None:
         missing = (error.missing_cfg_file or "").lstrip("/")
-        group, _, option = missing.rpartition("/") if missing.startswith("hydra/") else missing.partition("/")
-        options = _options(program, group) or sorted(error.options)
+        if missing.startswith("hydra/"):
+            group, _, option = missing.rpartition("/")
+            options = sorted(error.options)
+        else:
+            group, _, option = missing.partition("/")
+            options = _options(program, group)
         return BadConfig(f"{group}={option}: no such option; choose one of {', '.join(options)}")
     if isinstance(error, ConfigCompositionException):
         unknown = re.search(r"Could not override '([^']+)'", str(error))
@@ -223,17 +227,17 @@ def as_user_error(error: Exception, program: Program, argv: Sequence[str]) -> Us
 def _options(program: Program, group: str) -> list[str]:
     """A group's options, those in sub-folders too."""
     roots = [root / group for root in (program.conf, LAUNCH)]
-    files = [file.relative_to(root) for root in roots for file in root.rglob("*.yaml")]
+    files = {file.relative_to(root) for root in roots for file in root.rglob("*.yaml")}
     return sorted(file.with_suffix("").as_posix() for file in files)
 
 
 def _known(program: Program, argv: Sequence[str] = ()) -> set[str]:
     """The dotted keys that the program reads, with the groups' options as the user chose them where those exist."""
     try:
-        cfg = _compose(program, _group_choices(program, parse([a for a in argv if "=" in a and a[0] != "-"])))
+        cfg = composed(program, _group_choices(program, parse([a for a in argv if "=" in a and a[0] != "-"])))
     except (UserError, HydraException):
         try:
-            cfg = _compose(program, [])
+            cfg = composed(program, [])
         except HydraException:
             return program.keys
     return {key for key in _flat(cfg) if key.split(".")[0] in program.keys}
@@ -272,7 +276,7 @@ def _check_kinds(program: Program, overrides: Sequence[Override], flags: Any) ->
     values = [o for o in values if not o.key_or_group.startswith("hydra")]
     if not values:
         return
-    defaults = _compose(program, groups, flags)
+    defaults = composed(program, groups, flags)
     for override in values:
         key = override.key_or_group
         try:
@@ -314,13 +318,21 @@ def _first_of_sweep(override: Override) -> str | None:
     return None
 
 
-def _compose(program: Program, overrides: Sequence[str], flags: Any = None) -> DictConfig:
+def composed(program: Program, overrides: Sequence[str], flags: Any = None) -> DictConfig:
+    """The whole config as Hydra composes it, its own `hydra` section included; `flags` may name other files."""
     name = getattr(flags, "config_name", None) or program.config_name
     folder = Path(getattr(flags, "config_path", None) or program.conf).resolve()
     extra = getattr(flags, "config_dir", None)
-    search = [f"hydra.searchpath=[pkg://launch,'file://{Path(extra).resolve()}']"] if extra else []
     with initialize_config_dir(str(folder), version_base="1.3"):
-        return compose(name, overrides=[*overrides, *search], return_hydra_config=True)
+        return compose(name, overrides=[*overrides, *searchpath(overrides, extra)], return_hydra_config=True)
+
+
+def searchpath(overrides: Sequence[str], extra: str | None = None) -> list[str]:
+    """The override by which Hydra finds the launchers and sweeps in launch/, unless the user gives a search path."""
+    if any(override.startswith("hydra.searchpath=") for override in overrides):
+        return []
+    folders = ["pkg://launch", *([f"'file://{Path(extra).resolve()}'"] if extra else [])]
+    return [f"hydra.searchpath=[{','.join(folders)}]"]
 
 
 def parse_flags(arguments: Sequence[str]) -> Any:

@@ -181,11 +181,10 @@ def _tensor_resolver(bytes_of: Callable[[Storage], memoryview]) -> Callable[[Any
         sizes_are_good = all(isinstance(x, tuple) and all(map(_is_size, x)) for x in (size, stride))
         if not isinstance(storage, Storage) or not _is_size(offset) or not sizes_are_good or len(size) != len(stride):
             raise Refused("it describes a malformed tensor")
-        dtype = storage.dtype
-        if note.path.endswith("_v3"):
-            dtype = getattr(torch, getattr(rest[2], "path", "").removeprefix("torch."), None)
-            if not isinstance(dtype, torch.dtype):
-                raise Refused("it describes a tensor of an unknown type")
+        named = note.path.endswith("_v3")  # types newer than the storages' names stand in the note itself
+        dtype = getattr(torch, getattr(rest[2], "path", "").removeprefix("torch."), None) if named else storage.dtype
+        if not isinstance(dtype, torch.dtype):
+            raise Refused("it describes a tensor of an unknown type")
         values = numbers(storage, dtype)
         last = sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if math.prod(size) > max(values.numel(), MAX_EXPANDED):

@@ -3,7 +3,7 @@
 A system's `checkpoint.py` joins these tables with its own:
 
     table = (
-        ldm.unet(num_levels=4, layers_per_block=2, attention_levels=(0, 1, 2), theirs="model.diffusion_model.", ours="unet.")
+        ldm.unet(num_levels=4, layers_per_block=2, attention_levels=(0, 1, 2), ours="denoiser.unet.")
         + ldm.vae(num_levels=4, layers_per_block=2, theirs="first_stage_model.", ours="latents.vae.")
         + clip.vision(num_layers=24, theirs="clip_image_encoder.model.", ours="image_encoder.clip.")
         + NameTable(pairs=[("cc_projection", "projection")], dropped={"betas": "the schedule is computed"})
@@ -33,26 +33,19 @@ RESNET = [
 ATTENTION = [("norm", "group_norm"), ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")]
 
 
-def unet(
-    *, num_levels: int, layers_per_block: int, attention_levels: Collection[int], theirs: str = "model.diffusion_model.",
-    ours: str = "unet.",
-) -> NameTable:  # fmt: skip
-    """Table of an LDM UNet -> `diffusers.UNet2DConditionModel`."""
-    return NameTable(
-        unet_pairs(
-            num_levels=num_levels,
-            layers_per_block=layers_per_block,
-            attention_levels=attention_levels,
-            theirs=theirs,
-            ours=ours,
-        )
-    )
+def unet(**architecture: Any) -> NameTable:
+    """Table of an LDM UNet -> `diffusers.UNet2DConditionModel`, by the arguments of `unet_pairs`."""
+    return NameTable(unet_pairs(**architecture))
 
 
 def unet_pairs(
-    *, num_levels: int, layers_per_block: int, attention_levels: Collection[int], theirs: str = "model.diffusion_model.",
+    *,
+    num_levels: int,
+    layers_per_block: int,
+    attention_levels: Collection[int],
+    theirs: str = "model.diffusion_model.",
     ours: str = "unet.",
-) -> Pairs:  # fmt: skip
+) -> Pairs:
     """Module paths of an LDM UNet and of `diffusers.UNet2DConditionModel`.
 
     Args:
@@ -95,13 +88,17 @@ def unet_pairs(
 
 
 def vae(
-    *, num_levels: int, layers_per_block: int, attention_levels: Collection[int] = (), theirs: str = "first_stage_model.",
+    *,
+    num_levels: int,
+    layers_per_block: int,
+    attention_levels: Collection[int] = (),
+    theirs: str = "first_stage_model.",
     ours: str = "vae.",
-) -> NameTable:  # fmt: skip
+) -> NameTable:
     """Table of an LDM autoencoder (KL) -> `diffusers.AutoencoderKL`."""
     pairs = vae_pairs(num_levels=num_levels, layers_per_block=layers_per_block, attention_levels=attention_levels)
-    convolutions = [path for path, name in pairs if name.rpartition("attentions.")[2].partition(".")[2].startswith("to_")]
-    return NameTable(prefixed(pairs, theirs, ours), [squeeze_1x1(theirs + path for path in convolutions)])
+    convolutions = [theirs + path for path, name in pairs if ".to_" in name]  # q, k, v and the output of attention
+    return NameTable(prefixed(pairs, theirs, ours), [squeeze_1x1(convolutions)])
 
 
 def vae_pairs(*, num_levels: int, layers_per_block: int, attention_levels: Collection[int] = ()) -> Pairs:
@@ -133,10 +130,19 @@ def attention_levels(attention_resolutions: Collection[int], num_levels: int) ->
 
 
 def unet_arguments(
-    *, in_channels: int, out_channels: int, model_channels: int, num_res_blocks: int, attention_resolutions: Collection[int],
-    channel_mult: Sequence[int], context_dim: int, num_heads: int = -1, num_head_channels: int = -1,
-    transformer_depth: int = 1, use_linear_in_transformer: bool = False,
-) -> dict[str, Any]:  # fmt: skip
+    *,
+    in_channels: int,
+    out_channels: int,
+    model_channels: int,
+    num_res_blocks: int,
+    attention_resolutions: Collection[int],
+    channel_mult: Sequence[int],
+    context_dim: int,
+    num_heads: int = -1,
+    num_head_channels: int = -1,
+    transformer_depth: int = 1,
+    use_linear_in_transformer: bool = False,
+) -> dict[str, Any]:
     """Constructor arguments of `diffusers.UNet2DConditionModel`, from those of LDM's `UNetModel`."""
     channels = [model_channels * multiple for multiple in channel_mult]
     levels = attention_levels(attention_resolutions, len(channels))
@@ -159,7 +165,8 @@ def unet_arguments(
 def vae_arguments(ddconfig: Mapping[str, Any], embed_dim: int) -> dict[str, Any]:
     """Constructor arguments of `diffusers.AutoencoderKL`, from LDM's `ddconfig` and `embed_dim`."""
     if embed_dim != ddconfig["z_channels"] or not ddconfig["double_z"]:
-        raise ValueError(f"expected double_z and embed_dim = z_channels, got {dict(ddconfig)} with embed_dim {embed_dim}")
+        got = f"embed_dim {embed_dim}, z_channels {ddconfig['z_channels']}, double_z {ddconfig['double_z']}"
+        raise ValueError(f"expected double_z and embed_dim = z_channels, as diffusers builds it, got {got}")
     channels = [ddconfig["ch"] * multiple for multiple in ddconfig["ch_mult"]]
     sizes = [ddconfig["resolution"] // 2**level for level in range(len(channels))]
     attends = ["Attn" if size in ddconfig["attn_resolutions"] else "" for size in sizes]

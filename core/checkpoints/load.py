@@ -1,8 +1,8 @@
 """Checkpoint files -> state dicts of tensors, safely: nothing in a file is ever run.
 
-Read are safetensors, and the pickles of torch (`.ckpt`, `.pt`, `.pth`, `.bin`: zip, older sequence of pickles, TorchScript)
-through `archives`. Wrappers are undone: Lightning's and other trainers' dictionaries, `module.`, `_orig_mod.` and `model.`
-prefixes. A pickle is converted once: a safetensors copy beside it (or in the cache folder, where its own is read-only)
+Read are safetensors and, through `archives`, the pickles of torch (`.ckpt`, `.pt`, `.pth`, `.bin`: zip, TorchScript, the
+older sequence of pickles). Wrappers are undone: Lightning's and other trainers' dictionaries, and the prefixes `module.`,
+`_orig_mod.` and `model.`. A pickle is converted once: a safetensors copy beside it (or in the cache folder, where its own is read-only)
 remembers the source's sha256, size and time, and is read from then on, memory-mapped.
 
 Numbers keep the type they have in the file; `rename.load_strict` casts them to the model's.
@@ -12,11 +12,10 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from core.checkpoints.archives import Archive, read_sequence, read_zip
@@ -51,17 +50,14 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> dict[str, Tensor]
         raise MissingWeights(f"no weights file {path}; put it there or give another path")
     with broken_pickle_as(BadCheckpoint, path):
         kind = _kind(path)
-        if kind == "safetensors":
-            state = _unwrap(read_tensors(path), path, ema)
-        else:
-            state = _read_copy(path, ema)
-            if state is None:
-                archive = read_zip(path) if kind == "zip" else read_sequence(path)
-                state = _unwrap(archive, path, ema)
-                _check_finite(state, path)
-                _write_copy(path, state, ema)
-                return state
+        if kind != "safetensors" and (converted := _read_copy(path, ema)) is not None:
+            return converted
+        readers: dict[str, Callable[[Path], Archive | dict[str, Tensor]]]
+        readers = {"safetensors": read_tensors, "zip": read_zip, "pickle": read_sequence}
+        state = _unwrap(readers[kind](path), path, ema)
         _check_finite(state, path)
+        if kind != "safetensors":
+            _write_copy(path, state, ema)
         return state
 
 
@@ -89,10 +85,11 @@ def find_weights(
     expected = f" (sha256 {sha256})" if sha256 else ""
     if not path.is_file():
         origin = f" from {source}" if source else ""
-        raise MissingWeights(f"missing weights {path.name}{expected}; get the file{origin} and put it at {path.absolute()}")
+        place = path.absolute()
+        raise MissingWeights(f"missing weights {path.name}{expected}; get the file{origin} and put it at {place}")
     if sha256 and not allow_unverified and (found := source_sha256(path)) != sha256.lower():
         raise BadCheckpoint(
-            f"{path}: sha256 {found} instead of {sha256}; fetch the file again, or set allow_unverified=true to use it anyway"
+            f"{path}: sha256 {found} instead of {sha256}; fetch it again, or set allow_unverified=true to use it anyway"
         )
     return path
 
@@ -115,7 +112,7 @@ def _kind(path: Path) -> str:
         raise BadCheckpoint(f"{path}: a web page instead of the weights; fetch the file itself")
     if head[257:262] == b"ustar":
         raise BadCheckpoint(f"{path}: torch's tar format of 2017; load it with an old torch and save it again")
-    raise BadCheckpoint(f"{path}: neither safetensors nor a checkpoint of torch; fetch the file again or give another path")
+    raise BadCheckpoint(f"{path}: neither safetensors nor torch's; fetch the file again or give another path")
 
 
 def _unwrap(read: Archive | Mapping[str, Tensor], path: Path, ema: bool) -> dict[str, Tensor]:
@@ -126,18 +123,22 @@ def _unwrap(read: Archive | Mapping[str, Tensor], path: Path, ema: bool) -> dict
         raise BadCheckpoint(f"{path}: holds {_describe(content)} instead of named weights; save its state_dict()")
     weights, averaged = top, False
     for _ in range(3):
-        inner = {name: mapping for name in (*WRAPPERS, *AVERAGES) if (mapping := as_mapping(weights.get(name))) is not None}
+        found = {name: as_mapping(weights.get(name)) for name in (*WRAPPERS, *AVERAGES)}
+        inner = {name: mapping for name, mapping in found.items() if mapping is not None}
         if not inner:
             break
         chosen = next((name for name in (*(AVERAGES if ema else ()), *WRAPPERS) if name in inner), None)
         if chosen is None:
-            raise BadCheckpoint(f"{path}: holds averaged weights only, under {next(iter(inner))!r}; set ema=true to use them")
+            raise BadCheckpoint(f"{path}: holds averaged weights only ({', '.join(inner)}); set ema=true to use them")
         weights, averaged = inner[chosen], averaged or chosen in AVERAGES
     state = read.tensors(weights) if isinstance(read, Archive) else dict(weights)
     foreign = [name for name, value in state.items() if not isinstance(value, Tensor) or not isinstance(name, str)]
     if foreign or not state:
         shown = ", ".join(f"{name}: {_describe(state[name])}" for name in foreign[:5])
-        raise BadCheckpoint(f"{path}: not a dictionary of weights ({shown or 'it is empty'}); known wrappers: {', '.join(WRAPPERS)}")
+        known = ", ".join((*WRAPPERS, *AVERAGES))
+        raise BadCheckpoint(
+            f"{path}: not named weights ({shown or 'it is empty'}), nor inside a known wrapper ({known})"
+        )
     state = _without_prefixes(state)
     if ema and not averaged:
         state = _averaged(state, path)
@@ -151,7 +152,7 @@ def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     while True:
         common = next((p for p in PREFIXES if all(name.startswith(p) and name != p for name in state)), None)
         if common is None or (common == "model." and any(name.startswith(KEPT_PREFIX) for name in state)):
-            return {name.replace("._orig_mod.", "."): tensor for name, tensor in state.items()}
+            return {name.replace("._orig_mod.", "."): tensor for name, tensor in state.items()}  # of compiled parts
         state = {name.removeprefix(common): tensor for name, tensor in state.items()}
 
 
@@ -162,8 +163,8 @@ def _averaged(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         raise BadCheckpoint(f"{path}: holds no averaged weights; set ema=false")
     plain = {name: tensor for name, tensor in state.items() if not name.startswith("model_ema.")}
     for name in plain:
-        average = averages.pop(name.removeprefix("model.").replace(".", ""), None) if name.startswith("model.") else None
-        plain[name] = plain[name] if average is None else average
+        if name.startswith("model."):
+            plain[name] = averages.pop(name.removeprefix("model.").replace(".", ""), plain[name])
     if left := set(averages) - {"decay", "num_updates"}:
         raise BadCheckpoint(f"{path}: {len(left)} averaged weights belong to no weight, such as {min(left)!r}")
     return plain
@@ -177,7 +178,7 @@ def _describe(value: Any) -> str:
 def _check_finite(state: Mapping[str, Tensor], path: Path) -> None:
     bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not _is_finite(tensor)]
     if bad:
-        raise BadCheckpoint(f"{path}: NaN or infinity in {len(bad)} tensors ({', '.join(bad[:5])}); fetch the file again")
+        raise BadCheckpoint(f"{path}: NaN or infinity in {len(bad)} tensors ({', '.join(bad[:5])}); fetch it again")
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -1,26 +1,27 @@
 """Pickles read without running them.
 
-A pickle is a program: it may call any function of any package. This reader executes only the opcodes that build lists,
-tuples, dicts, sets, strings and numbers. Every class or function that a pickle asks for becomes a `Note` of its name and
+A pickle is a program: it may call any function of any package. This reader executes only what builds lists, tuples,
+dicts, sets, strings and numbers. Every class or function that a pickle asks for becomes a `Note` of its name and
 arguments; nothing is imported or called. `resolve` then turns the few notes we know (numpy arrays; tensors, in
 `archives`) into values, from checked arguments.
 
-A name from Python's own library other than a handful of plain types is refused at once (os.system, builtins.eval, ...), and
-so is a call of any function we do not know. A foreign class (a training callback, a configuration object) stays a note,
-and is nobody's business unless it stands where a tensor should.
+A name from Python's own library other than a handful of plain types is refused at once (os.system, builtins.eval), and
+so is a call of any function we do not know. A foreign class (a training callback, a configuration object) stays a
+note, and is nobody's business unless it stands where a tensor should.
 """
 
+import io
 import pickle
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from core.errors import BadCheckpoint, BadData, MissingWeights, UserError
+from core.errors import BadData, UserError
 
 MAX_DEPTH = 200  # of nested containers
 
@@ -29,20 +30,70 @@ OLD_NAMES = [("__builtin__.", "builtins."), ("copy_reg.", "copyreg."), ("numpy._
 
 # Names of Python's library that training frameworks write; as notes they are as inert as any other.
 PLAIN_TYPES = frozenset(
-    """_codecs.encode argparse.Namespace builtins.bool builtins.bytearray builtins.bytes builtins.complex builtins.dict
-    builtins.float builtins.frozenset builtins.int builtins.list builtins.object builtins.range builtins.set builtins.slice
-    builtins.str builtins.tuple collections.Counter collections.OrderedDict collections.defaultdict collections.deque
-    copyreg._reconstructor datetime.date datetime.datetime datetime.timedelta datetime.timezone functools.partial
-    pathlib.Path pathlib.PosixPath pathlib.PurePath pathlib.PurePosixPath pathlib.WindowsPath pathlib._local.PosixPath
-    pathlib._local.WindowsPath types.SimpleNamespace typing.Any uuid.UUID""".split()
+    [
+        "_codecs.encode",
+        "argparse.Namespace",
+        "builtins.bool",
+        "builtins.bytearray",
+        "builtins.bytes",
+        "builtins.complex",
+        "builtins.dict",
+        "builtins.float",
+        "builtins.frozenset",
+        "builtins.int",
+        "builtins.list",
+        "builtins.object",
+        "builtins.range",
+        "builtins.set",
+        "builtins.slice",
+        "builtins.str",
+        "builtins.tuple",
+        "collections.Counter",
+        "collections.OrderedDict",
+        "collections.defaultdict",
+        "collections.deque",
+        "copyreg._reconstructor",
+        "datetime.date",
+        "datetime.datetime",
+        "datetime.timedelta",
+        "datetime.timezone",
+        "functools.partial",
+        "pathlib.Path",
+        "pathlib.PosixPath",
+        "pathlib.PurePath",
+        "pathlib.PurePosixPath",
+        "pathlib.WindowsPath",
+        "pathlib._local.PosixPath",
+        "pathlib._local.WindowsPath",
+        "types.SimpleNamespace",
+        "typing.Any",
+        "uuid.UUID",
+    ]
 )
 # Functions of the field's packages that take part in pickling data; again, as notes.
 PLAIN_FUNCTIONS = frozenset(
-    """numpy.core.multiarray._reconstruct numpy.core.multiarray.scalar numpy.core.numeric._frombuffer numpy.dtype
-    numpy.ndarray torch._utils._rebuild_tensor torch._utils._rebuild_tensor_v2 torch._utils._rebuild_tensor_v3
-    torch._utils._rebuild_parameter torch.device torch.serialization._get_layout torch.jit._pickle.build_boollist
-    torch.jit._pickle.build_doublelist torch.jit._pickle.build_intlist torch.jit._pickle.build_tensorlist
-    torch.jit._pickle.restore_type_tag""".split()
+    [
+        "numpy.core.multiarray._reconstruct",
+        "numpy.core.multiarray.scalar",
+        "numpy.core.numeric._frombuffer",
+        "numpy.dtype",
+        "numpy.ndarray",
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_tensor_v3",
+        "torch._utils._rebuild_parameter",
+        "torch.device",
+        "torch.serialization._get_layout",
+        "torch.jit._pickle.build_boollist",
+        "torch.jit._pickle.build_doublelist",
+        "torch.jit._pickle.build_intlist",
+        "torch.jit._pickle.build_tensorlist",
+        "torch.jit._pickle.restore_type_tag",
+    ]
+)
+# Modules that other packages import, and through which a pickle could name them by a detour (torch.os.system).
+POWERS = frozenset(
+    ["builtins", "ctypes", "importlib", "nt", "os", "posix", "pty", "runpy", "shutil", "socket", "subprocess", "sys"]
 )
 MAPPINGS = ("collections.OrderedDict", "collections.defaultdict", "collections.Counter")
 
@@ -82,10 +133,12 @@ class Note:
 Builder = Callable[[Note, Callable[[Any], Any]], Any]
 
 
-class NotingUnpickler(pickle.Unpickler):
+# The reader in C keeps a table as long as the largest index that a pickle names, so ten bytes could claim all memory;
+# the one in Python keeps a dict, and is fast enough for what a checkpoint or a list of objects holds beside its numbers.
+class NotingUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
     """Executes a pickle's containers and notes everything else."""
 
-    def __init__(self, file: BinaryIO, persistent: Callable[[Any], Any] | None = None) -> None:
+    def __init__(self, file: io.BufferedIOBase, persistent: Callable[[Any], Any] | None = None) -> None:
         super().__init__(file, encoding="latin1")  # Python 2 wrote arrays as strings
         self._persistent = persistent
         self._classes: dict[str, type[Note]] = {}
@@ -109,7 +162,7 @@ def _may_be_called(path: str) -> bool:
     root, last = path.partition(".")[0], path.rpartition(".")[2]
     if path in PLAIN_TYPES or path in PLAIN_FUNCTIONS or root == "__torch__":
         return True
-    if root in sys.stdlib_module_names or root in ("nt", "posix", "org"):
+    if root in sys.stdlib_module_names or not POWERS.isdisjoint(path.split(".")[1:-1]):
         raise Refused(f"it asks for {path}")
     return last[:1].isupper()  # classes by the usual spelling; functions may be named, not called
 
@@ -161,7 +214,7 @@ def resolve(value: Any, builders: Mapping[str, Builder], *, strict: bool = True)
         if isinstance(item, Note) and item.path in builders:
             return builders[item.path](item, inner)
         if strict:
-            raise Refused(f"it holds an object of {getattr(item, 'path', '') or getattr(type(item), 'path', type(item))}")
+            raise Refused(f"it holds an object of {getattr(item, 'path', type(item).__name__)}")
         return item
 
     return walk(value)
@@ -184,7 +237,7 @@ def read_legacy_pickle(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise MissingWeights(f"no file {path}; check the path")
+        raise BadData(f"no file {path}; check the path")
     with broken_pickle_as(BadData, path), path.open("rb") as file:
         content = resolve(NotingUnpickler(file).load(), DATA_BUILDERS)
         if file.read(1):
@@ -271,5 +324,6 @@ DATA_BUILDERS: dict[str, Builder] = {
     "builtins.set": _collection(set),
     "builtins.frozenset": _collection(frozenset),
     "builtins.bytearray": _collection(bytearray),
+    "builtins.bytes": _collection(bytes),
     "builtins.complex": _complex,
 }

@@ -74,7 +74,9 @@ class NameTable:
 def rename(state: Mapping[str, Tensor], pairs: Iterable[tuple[str, str]]) -> State:
     """Rename every tensor by its longest matching module path; a key that matches none is an error."""
     table = dict(pairs)
-    renamed, unknown, sources = {}, [], {}
+    renamed: State = {}
+    sources: dict[str, str] = {}
+    unknown: list[str] = []
     for key, tensor in state.items():
         parts = key.split(".")
         cuts = (n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in table)
@@ -88,8 +90,8 @@ def rename(state: Mapping[str, Tensor], pairs: Iterable[tuple[str, str]]) -> Sta
         renamed[name], sources[name] = tensor, key
     if unknown:
         raise BadCheckpoint(
-            f"{len(unknown)} of {len(state)} checkpoint keys match none of {len(table)} module paths ({_some(unknown)}); "
-            f"the file looks like {likely_kind(state)}: choose the experiment that reads such files"
+            f"{len(unknown)} of {len(state)} checkpoint keys match none of {len(table)} module paths "
+            f"({_some(unknown)}); the file looks like {likely_kind(state)}: choose the experiment that reads such files"
         )
     return renamed
 
@@ -139,7 +141,8 @@ def split_qkv(modules: Iterable[str]) -> Change:
 
     The fused rows are q, k, v in this order, a third each.
     """
-    fused = {f"{m}.in_proj_{kind}": [f"{m}.{x}_proj.{kind}" for x in "qkv"] for m in modules for kind in ("weight", "bias")}
+    kinds = ("weight", "bias")
+    fused = {f"{m}.in_proj_{kind}": [f"{m}.{x}_proj.{kind}" for x in "qkv"] for m in modules for kind in kinds}
     first = {parts[0]: (whole, parts) for whole, parts in fused.items()}
     rest = {part for parts in fused.values() for part in parts[1:]}
 
@@ -170,8 +173,8 @@ def load_strict(
 ) -> None:
     """Load `state` (our names) into `module`, all of it or nothing.
 
-    Numbers are cast to the module's floating type: float16 into float32 is exact, float32 into bfloat16 rounds. A module
-    on the meta device takes the tensors themselves, so that a memory-mapped file is not copied.
+    Numbers are cast to the module's floating type: float16 into float32 is exact, float32 into bfloat16 rounds. A
+    module on the meta device takes the tensors themselves, so that a memory-mapped file is not copied.
 
     Args:
         what: what is being loaded, for the message ("SyncDreamer from syncdreamer-pretrain.ckpt").

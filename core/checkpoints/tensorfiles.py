@@ -1,4 +1,4 @@
-"""Safetensors files: read through a memory map after their header is checked, written with a digest of their content."""
+"""Safetensors files: memory-mapped after their header is checked, and written with a digest of their content."""
 
 import hashlib
 import json
@@ -24,7 +24,9 @@ def read_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER):
-            raise BadCheckpoint(f"{path}: truncated or not safetensors: {size} bytes, header of {length}; fetch the file again")
+            raise BadCheckpoint(
+                f"{path}: truncated, or not safetensors: a header of {length} in {size} bytes; fetch it again"
+            )
         raw = file.read(length)
     try:
         header = json.loads(raw, object_pairs_hook=_unique)
@@ -37,8 +39,9 @@ def read_header(path: Path) -> dict[str, Any]:
             raise BadCheckpoint(f"{path}: tensors overlap or leave gaps at byte {begin}; fetch the file again")
         end = stop
     if end != size - 8 - length:
+        found = size - 8 - length
         raise BadCheckpoint(
-            f"{path}: {size - 8 - length} bytes of numbers where the header tells of {end}: truncated; fetch the file again"
+            f"{path}: truncated: {found} bytes of numbers, not the header's {end}; fetch the file again"
         )
     return header
 
@@ -55,7 +58,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, ValueError, OSError, RuntimeError) as cause:
         raise BadCheckpoint(f"{path}: broken safetensors ({cause}); fetch the file again") from cause
     if CONTENT in metadata and metadata[CONTENT] != content_digest(state):
-        raise BadCheckpoint(f"{path}: damaged: its numbers do not match the digest it was written with; fetch or make it again")
+        raise BadCheckpoint(f"{path}: damaged: its numbers do not match its digest; fetch or make the file again")
     return state
 
 
@@ -79,7 +82,7 @@ def content_digest(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ Whatever step s draws is a function of (seed, s): a fit that was killed continue
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ from core.training.signals import catching_signals
 from core.types import Rays
 
 
+@runtime_checkable
 class Field(Protocol):
     """What can be fitted: a module with losses."""
 

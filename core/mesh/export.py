@@ -77,21 +77,23 @@ def read_mesh(path: str | Path) -> Mesh:
     """A mesh in our axes with sRGB vertex colours (from its vertices, or looked up in its texture)."""
     path = Path(path)
     try:
-        scene = trimesh.load_scene(path)
-        shape = scene.to_mesh()
+        pieces = [piece for piece in trimesh.load_scene(path).dump() if isinstance(piece, trimesh.Trimesh)]
     except FileNotFoundError as error:
         raise BadMesh(f"no mesh at {str(path)!r}; check the path") from error
     except Exception as error:  # trimesh's readers raise whatever their parsers do
         raise BadMesh(f"cannot read mesh {str(path)!r} ({type(error).__name__}: {error})") from error
-    if len(shape.faces) == 0:
+    if not sum(len(piece.faces) for piece in pieces):
         raise BadMesh(f"mesh {str(path)!r} has no faces")
-    vertices = torch.from_numpy(np.asarray(shape.vertices, dtype=np.float32))
-    colors = _colors_of(shape)
-    if path.suffix.lower() in (".glb", ".gltf"):
-        vertices = y_up_to_z_up(vertices)
-        if colors is not None and shape.visual.kind == "vertex":
-            colors = to_srgb(colors)
-    return Mesh(vertices, torch.from_numpy(np.asarray(shape.faces, dtype=np.int64)), colors)
+    is_gltf = path.suffix.lower() in (".glb", ".gltf")
+    vertices = torch.cat([torch.from_numpy(np.asarray(piece.vertices, dtype=np.float32)) for piece in pieces])
+    offsets = np.cumsum([0] + [len(piece.vertices) for piece in pieces[:-1]])
+    faces = np.concatenate([np.asarray(p.faces, dtype=np.int64) + o for p, o in zip(pieces, offsets, strict=True)])
+    colors = [_colors_of(piece, linear=is_gltf) for piece in pieces]
+    return Mesh(
+        y_up_to_z_up(vertices) if is_gltf else vertices,
+        torch.from_numpy(faces),
+        None if any(part is None for part in colors) else torch.cat([part for part in colors if part is not None]),
+    )
 
 
 def glb_bytes(mesh: Mesh | TexturedMesh) -> bytes:
@@ -202,15 +204,24 @@ def _write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def _colors_of(shape: trimesh.Trimesh) -> Float[Tensor, "n 3"] | None:
-    """Vertex colours in [0, 1], as stored; None when the file has none."""
-    if shape.visual.kind == "texture":
-        image = getattr(shape.visual.material, "baseColorTexture", None) or getattr(shape.visual.material, "image", None)
-        if image is None or shape.visual.uv is None:
-            return None
-        rgba = trimesh.visual.color.uv_to_interpolated_color(shape.visual.uv, image)
-    elif shape.visual.kind == "vertex":
-        rgba = shape.visual.vertex_colors
+def _colors_of(piece: trimesh.Trimesh, *, linear: bool) -> Float[Tensor, "n 3"] | None:
+    """Vertex colours in sRGB, or the texture's at the vertices; None when there are none.
+
+    Args:
+        linear: vertex colours are stored as linear light; textures never are.
+    """
+    if piece.visual.kind == "vertex":
+        stored = piece.visual.vertex_colors
+    elif piece.visual.kind == "texture":
+        stored = piece.visual.vertex_attributes.get("color")  # glTF vertex colours beside a material
+        image = getattr(piece.visual.material, "baseColorTexture", None) or getattr(piece.visual.material, "image", None)
+        if image is not None and piece.visual.uv is not None:
+            stored, linear = trimesh.visual.color.uv_to_interpolated_color(piece.visual.uv, image), False
     else:
+        stored = None
+    if stored is None:
         return None
-    return torch.from_numpy(np.asarray(rgba, dtype=np.float32)[:, :3] / 255)
+    array = np.asarray(stored)
+    scale = np.iinfo(array.dtype).max if np.issubdtype(array.dtype, np.integer) else 1
+    colors = torch.from_numpy(array[:, :3].astype(np.float32) / scale)
+    return to_srgb(colors) if linear else colors

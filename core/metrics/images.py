@@ -20,7 +20,10 @@ SSIM_WINDOW = 11
 
 
 def psnr(prediction: Images, target: Images) -> Float[Tensor, "..."]:
-    """10 log10(1 / MSE) over all pixels, background included; `PSNR_CAP` at most (`identical` flags the cause)."""
+    """10 log10(1 / MSE) over all pixels, background included; `PSNR_CAP` at most (`identical` flags the cause).
+
+    Summed in double precision: SyncDreamer's evaluation sums in single, up to 0.0013 dB off at 256 x 256.
+    """
     _check(prediction, target)
     error = (prediction.double() - target.double()).square().mean(dim=(-3, -2, -1))
     return (-10 * error.log10()).clamp(max=PSNR_CAP).cpu()

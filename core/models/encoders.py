@@ -37,6 +37,6 @@ class ImageEncoder(nn.Module):
         """What the tower reads: resized to its size, then normalised by CLIP's mean and deviation of [0, 1] pixels."""
         size = self.clip.config.image_size
         # Quirk: Zero-1-to-3 resizes with aligned corners and no antialias; its published weights expect that.
-        resized = F.interpolate(pixels, (size, size), mode="bicubic", align_corners=True, antialias=False)
+        resized = F.interpolate(pixels, size, mode="bicubic", align_corners=True, antialias=False)
         mean, std = (pixels.new_tensor(value)[:, None, None] for value in (CLIP_MEAN, CLIP_STD))
         return ((resized + 1) / 2 - mean) / std

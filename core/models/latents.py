@@ -1,7 +1,7 @@
 """Images <-> latents through an autoencoder (Rombach et al. 2022).
 
 The encoder gives a diagonal Gaussian per position, as `moments`: mean and log-variance, stacked on channels. Diffusion
-works on latents multiplied by `scaling_factor`, which brings them to unit variance (0.18215 for Stable Diffusion's VAE).
+works on latents times `scaling_factor`, which brings them to unit variance (0.18215 for Stable Diffusion's VAE).
 """
 
 import torch
@@ -29,7 +29,7 @@ class Latents(nn.Module):
         self.max_batch = max_batch
 
     def moments(self, pixels: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n c2 h w"]:
-        """Mean and log-variance of each image's unscaled latents; pixels lie in [-1, 1]. Worth storing for a data set."""
+        """Mean and log-variance of each image's unscaled latents; pixels lie in [-1, 1]."""
         return torch.cat([self.vae.encode(chunk).latent_dist.parameters for chunk in pixels.split(self.max_batch)])
 
     def sample(

@@ -24,6 +24,7 @@ from core.errors import BadCheckpoint, BadOutput
 from core.files import atomic_file, atomic_folder, sha256_file
 
 MANIFEST = "MANIFEST.json"
+NEEDED = {"model.safetensors", "optimizer.json", "state.json"}
 NAME = re.compile(r"step_(\d{8,})")
 
 
@@ -77,6 +78,8 @@ def invalid(folder: Path) -> str | None:
     """Why a checkpoint cannot be used; None when it verifies."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
+        if unlisted := NEEDED - files.keys():
+            return f"{MANIFEST} does not list {min(unlisted)}"
         for name, expected in files.items():
             path = folder / name
             if not path.is_file():

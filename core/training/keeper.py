@@ -26,7 +26,7 @@ class Position:
 
     step: int = 0  # steps taken
     finished: bool = True  # whether the last step was logged and validated too
-    metric: float = float("nan")
+    metric: float | None = None
     skipped: int = 0
     clipped: int = 0
     bad_in_row: int = 0

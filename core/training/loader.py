@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ Broken = tuple[int, str]  # index and cause
 Sample = tuple[Mapping[str, Tensor] | None, list[Broken]]
 
 
+@runtime_checkable
 class Items(Protocol):
     """A map-style data set whose items may draw: `generator` belongs to this item at this step alone."""
 

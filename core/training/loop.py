@@ -1,5 +1,6 @@
 """The loop over steps: read, learn, log, look, save; and what is done about what goes wrong."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,9 @@ class Loop:
         self.started = time.monotonic()
         self.train_items = instantiate(self.data["train"])
         self.val_items = instantiate(self.data["val"]) if self.data.get("val") else None
-        self.stepper = Stepper(fabric, module, module.configure_optimizers(), self.trainer["clip_norm"])
+        clip_norm = self.trainer["clip_norm"]
+        clip_norm = None if clip_norm is None else float(clip_norm)
+        self.stepper = Stepper(fabric, module, module.configure_optimizers(), clip_norm)
         self.ema = EMA(module.trained(), module.ema_decay) if module.ema_decay is not None else None
         first = fabric.global_rank == 0
         self.bar = Bar(config["name"], self.trainer["max_steps"], quiet=not first)
@@ -56,7 +59,7 @@ class Loop:
             if self.fabric.global_rank == 0:
                 self.keeper.export()
             self.fabric.barrier()
-            return self.at.metric
+            return self.at.metric if self.at.metric is not None else math.nan
         finally:
             if self.logs is not None:
                 self.logs.close()
@@ -73,6 +76,8 @@ class Loop:
             if signum:
                 self._stop_for(signum)
             self._finish_step()
+            if self.fabric.world_size == 1 and self.stop.signum:  # it came during the validation
+                self._stop_for(self.stop.signum)
             last = bool(out_of_time) or self.at.step == self.trainer["max_steps"]
             if last or self.at.step % self.trainer["save_every"] == 0:
                 self._save(must=last)
@@ -96,8 +101,8 @@ class Loop:
             self.at.bad_in_row = 0
             self.at.clipped += outcome.clipped
             for name, value in {**outcome.values, "grad_norm": outcome.grad_norm}.items():
-                total, count = self.at.window.get(name, (0.0, 0))
-                self.at.window[name] = [total + value, count + 1]
+                total, count = self.at.window.get(name, (0.0, 0.0))
+                self.at.window[name] = [total + value, count + 1.0]
         else:
             self._count_bad(outcome)
         self.bar.advance(self.at.step, outcome.values["loss"])
@@ -192,7 +197,7 @@ class Loop:
             seed, self.fabric.global_rank, self.fabric.world_size, self.data["batch_size"], self.trainer["accumulate"]
         )
         stop, workers = self.trainer["max_steps"], self.data["workers"]
-        return train_loader(self.train_items, plan, self.at.step, stop, workers, self.data["timeout_s"])
+        return train_loader(self.train_items, plan, self.at.step, stop, workers, float(self.data["timeout_s"]))
 
     def _reading(self, loader: DataLoader) -> Iterator[Step]:
         """The loader's steps; a worker that dies or hangs is reported with the samples that it was reading."""

@@ -1,8 +1,8 @@
 """The one `run(cfg)`: build, resume, fit, export, and return what a sweep optimises.
 
 A run folder holds config.yaml, metrics.csv, tensorboard/, samples/, checkpoints/ and at the end weights/. A run started
-again in its folder continues from its newest valid checkpoint, bit for bit (on the CPU, with as many threads). Lightning
-Fabric brings devices, precision and processes; the loop is ours, because exactness is decided there.
+again in its folder continues from its newest valid checkpoint, bit for bit (on the CPU, with as many threads). Fabric
+(of Lightning) brings devices, precision and processes; the loop is ours, because exactness is decided there.
 """
 
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ from diffusers import AutoencoderKL
 from torch.testing import assert_close
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from core.models.encoders import ImageEncoder
+from core.models.encoders import CLIP_MEAN, CLIP_STD, ImageEncoder
 from core.models.latents import Latents
 
 
@@ -69,8 +69,6 @@ def test_gradients_reach_the_pixels_through_the_encoder(vae):
 
 
 def test_preprocessing_keeps_an_image_of_the_towers_size(clip):
-    from core.models.encoders import CLIP_MEAN, CLIP_STD
-
     pixels = torch.rand(1, 3, 32, 32) * 2 - 1
     mean, std = (torch.tensor(value)[:, None, None] for value in (CLIP_MEAN, CLIP_STD))
     assert_close(ImageEncoder(clip).preprocess(pixels), ((pixels + 1) / 2 - mean) / std)

@@ -1,0 +1,86 @@
+"""SyncDreamer's official training layout: target views at fixed cameras, input views at random elevations.
+
+    target_dir/<uid>/000.png ... 015.png
+    input_dir/<uid>/000.png ... 015.png, meta.pkl = [K, azimuths, elevations (radians), distances, poses]
+    a list of uids: uid_set.pkl, or a text file with one a line
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from core.checkpoints.load import read_legacy_pickle
+from core.errors import BadData
+from core.images import from_pil, read_image, to_pil, training_image
+
+NUM_VIEWS = 16
+
+
+def read_uids(path: str | Path) -> list[str]:
+    """Names of objects, from a pickled list (read without running anything in it) or a text file."""
+    path = Path(path)
+    if not path.is_file():
+        raise BadData(f"no list of uids at {str(path)!r}; give uid_set.pkl or a text file with one uid a line")
+    if path.suffix == ".pkl":
+        uids = read_legacy_pickle(path)
+        if not isinstance(uids, (list, tuple, set)) or not all(isinstance(uid, str) for uid in uids):
+            raise BadData(f"{str(path)!r} holds {type(uids).__name__}, not a list of names")
+        uids = sorted(uids) if isinstance(uids, set) else list(uids)
+    else:
+        uids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not uids:
+        raise BadData(f"{str(path)!r} lists no objects")
+    if len(set(uids)) != len(uids):
+        raise BadData(f"{str(path)!r} lists {len(uids) - len(set(uids))} uids twice; list each once")
+    return uids
+
+
+class OfficialViews:
+    """Items [target_pixels 16 x 3 x H x W and input_pixels in [-1, 1], input_elevation in radians].
+
+    View s is the input and the first target, s drawn uniformly; the others follow around the ring.
+    """
+
+    def __init__(self, *, target_dir: str, input_dir: str, uids: str, image_size: int = 256) -> None:
+        self.targets, self.inputs = Path(target_dir), Path(input_dir)
+        for folder in (self.targets, self.inputs):
+            if not folder.is_dir():
+                raise BadData(f"no folder {str(folder)!r}; it should hold <uid>/000.png ... 015.png")
+        # One array of bytes instead of a list of strings: workers share it, and memory stays flat for millions.
+        self.uids = np.array([uid.encode() for uid in read_uids(uids)])
+        self.image_size = image_size
+
+    def __len__(self) -> int:
+        return len(self.uids)
+
+    def __getitem__(self, index: int, generator: torch.Generator) -> dict[str, Any]:
+        uid = bytes(self.uids[index]).decode()
+        start = int(torch.randint(NUM_VIEWS, (), generator=generator))
+        order = [(start + i) % NUM_VIEWS for i in range(NUM_VIEWS)]
+        return {
+            "target_pixels": torch.stack([self._pixels(self.targets / uid / f"{view:03d}.png") for view in order]),
+            "input_pixels": self._pixels(self.inputs / uid / f"{start:03d}.png"),
+            "input_elevation": self._elevations(uid)[start : start + 1],
+        }
+
+    def _pixels(self, path: Path) -> Float[Tensor, "3 size size"]:
+        image = training_image(read_image(path))
+        if image.shape[1:] != (self.image_size, self.image_size):
+            image = from_pil(to_pil(image).resize((self.image_size, self.image_size), Image.Resampling.BICUBIC))
+        return image * 2 - 1
+
+    def _elevations(self, uid: str) -> Float[Tensor, "views"]:
+        path = self.inputs / uid / "meta.pkl"
+        meta = read_legacy_pickle(path)
+        try:
+            elevations = torch.as_tensor(np.asarray(meta[2], dtype=np.float32).reshape(-1))
+        except (TypeError, IndexError, KeyError, ValueError) as error:
+            raise BadData(f"{str(path)!r} is not [K, azimuths, elevations, distances, poses] ({error})") from error
+        if len(elevations) != NUM_VIEWS or not torch.isfinite(elevations).all():
+            raise BadData(f"{str(path)!r} has {len(elevations)} elevations, some not finite, instead of {NUM_VIEWS}")
+        return elevations

@@ -1,0 +1,158 @@
+"""Held-out toybox objects -> views -> scores: per object, with means and 95% bootstrap intervals over objects."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from core.config import instantiate
+from core.data.toybox import NUM_VIEWS, open_pack
+from core.device import autocast, choose_device
+from core.errors import BadConfig
+from core.files import atomic_file
+from core.images import contact_sheet, write_image
+from core.metrics.images import flip, psnr, ssim
+from core.progress import console, progress_bar
+from core.provenance import provenance
+from core.training.randomness import generator
+from projects.syncdreamer.baselines import input_repeated, mean_view, nearest_object
+from projects.syncdreamer.sampler import sample
+from projects.syncdreamer.system import SyncDreamerSystem
+from projects.syncdreamer.weights import load_weights, weights_file
+
+METRICS = {"PSNR (dB)": psnr, "SSIM": ssim, "FLIP (lower is better)": flip}
+LOWER_IS_BETTER = {"FLIP (lower is better)"}
+
+
+@torch.no_grad()
+def evaluate(cfg: DictConfig) -> float:
+    """The program behind `python -m projects.syncdreamer.evaluate`; returns the model's mean PSNR."""
+    out, device = Path(cfg.out), choose_device(cfg.device)
+    test, train = open_pack(cfg.root, cfg.split), open_pack(cfg.root, "train")
+    if not 1 <= cfg.num_objects <= len(test.uids):
+        raise BadConfig(f"num_objects={cfg.num_objects} must lie between 1 and the {len(test.uids)} objects of {cfg.split}")
+    system = instantiate(cfg.model)
+    path = weights_file(cfg.weights)
+    load_weights(system, path)
+    system = system.eval().requires_grad_(False).to(device)
+
+    start = cfg.input_view
+    order = [(start + view) % NUM_VIEWS for view in range(NUM_VIEWS)]
+    numbers = range(cfg.num_objects)
+    truth = torch.stack([test.pixels(i, order) for i in numbers])
+    inputs = torch.cat([test.pixels(i, [NUM_VIEWS + start]) for i in numbers])
+    elevations = torch.stack([test.elevations[i, start] for i in numbers])
+
+    began = time.process_time()
+    with autocast(device, cfg.precision):
+        made = generate_all(system, inputs, elevations, cfg, device)
+    seconds = time.process_time() - began
+    answers = {
+        "SyncDreamer (toybox)": made,
+        "the input view, repeated": input_repeated(inputs),
+        "the mean training view": mean_view(train).expand(len(inputs), NUM_VIEWS, -1, -1, -1),
+        "the nearest training object": nearest_object(train, inputs),
+    }
+    scores = {name: score(views, truth) for name, views in answers.items()}
+    summary = {
+        name: {metric: mean_and_interval(values) for metric, values in per_metric.items()}
+        for name, per_metric in scores.items()
+    }
+    record = provenance(OmegaConf.to_container(cfg, resolve=True), weights=[path], seed=cfg.seed)
+    result = {
+        "objects": [test.uids[i] for i in numbers],
+        "cpu_seconds_per_object": round(seconds / len(inputs), 2),
+        "summary": summary,
+        "per_object": {n: {m: [round(v, 5) for v in vs] for m, vs in s.items()} for n, s in scores.items()},
+        "provenance": record,
+    }
+    with atomic_file(out / "scores.json") as temporary:
+        temporary.write_text(json.dumps(result, indent=1, default=str) + "\n")
+    text = table(summary)
+    with atomic_file(out / "table.md") as temporary:
+        temporary.write_text(text)
+    for i in numbers:
+        rows = torch.cat([inputs[i : i + 1], truth[i], inputs[i : i + 1], made[i]])
+        write_image(out / "sheets" / f"{test.uids[i]}.png", (contact_sheet(rows, NUM_VIEWS + 1) + 1) / 2)
+    shown = torch.stack([torch.cat([inputs[i : i + 1], v[i, ::4]]) for i in numbers for v in (truth, made)])
+    write_image(out / "overview.png", (contact_sheet(rearrange(shown, "n v c h w -> (n v) c h w"), 20) + 1) / 2)
+    console.print(text, markup=False)
+    console.print(f"{out}: {seconds / len(inputs):.1f} CPU-seconds per object")
+    return summary["SyncDreamer (toybox)"]["PSNR (dB)"]["mean"]
+
+
+def generate_all(
+    system: SyncDreamerSystem,
+    inputs: Float[Tensor, "n 3 h w"],
+    elevations: Float[Tensor, "n"],
+    cfg: DictConfig,
+    device: torch.device,
+) -> Float[Tensor, "n v 3 h w"]:
+    """Views of every input in [-1, 1]. Each object has its own noise, so batches do not change the result."""
+    made = []
+    batches = torch.arange(len(inputs)).split(cfg.objects_per_batch)
+    with progress_bar() as bar:
+        task = bar.add_task("sampling", total=len(batches) * cfg.sample_steps)
+        for batch in batches:
+            randoms = [generator(cfg.seed, int(i), stream="evaluate") for i in batch]
+
+            def draw(shape, randoms=randoms) -> Tensor:
+                return torch.stack([torch.randn(shape[1:], generator=random) for random in randoms]).to(device)
+
+            pixels = inputs[batch].to(device)
+            moments = system.latents.moments(pixels)
+            noise = draw((len(batch), moments.shape[1] // 2, *moments.shape[2:]))
+            condition = system.condition(
+                system.image_encoder(pixels), system.latents.sample(moments, noise), elevations[batch].to(device)
+            )
+            latents = sample(
+                system.denoiser,
+                condition,
+                draw,
+                num_steps=cfg.sample_steps,
+                guidance_scale=cfg.cfg_scale,
+                eta=cfg.eta,
+                views_per_batch=cfg.batch_view_num,
+                on_step=lambda *_: bar.advance(task),
+            )
+            decoded = system.latents.decode(rearrange(latents, "b v c h w -> (b v) c h w"))
+            made.append(rearrange(decoded.float().cpu().clamp(-1, 1), "(b v) c h w -> b v c h w", b=len(batch)))
+    return torch.cat(made)
+
+
+def score(views: Float[Tensor, "n v 3 h w"], truth: Float[Tensor, "n v 3 h w"]) -> dict[str, list[float]]:
+    """Per metric, the mean over the 16 views of each object, after rounding to 8 bits as a file would."""
+    views, truth = (((x + 1) * 127.5).round().clamp(0, 255) / 255 for x in (views, truth))
+    return {name: metric(views, truth).double().mean(dim=1).tolist() for name, metric in METRICS.items()}
+
+
+def mean_and_interval(values: list[float], *, draws: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Mean and 95% bootstrap interval over objects."""
+    array = np.asarray(values)
+    means = np.random.default_rng(seed).choice(array, (draws, len(array))).mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {"mean": float(array.mean()), "low": float(low), "high": float(high), "objects": len(values)}
+
+
+def table(summary: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """The scores as Markdown, the best of each column in bold."""
+    lines = ["| | " + " | ".join(METRICS) + " |", "|---|" + "---|" * len(METRICS)]
+    best = {}
+    for metric in METRICS:
+        pick = min if metric in LOWER_IS_BETTER else max
+        best[metric] = pick(summary, key=lambda name, metric=metric: summary[name][metric]["mean"])
+    for name, per_metric in summary.items():
+        cells = []
+        for metric, value in per_metric.items():
+            digits = 2 if "dB" in metric else 3
+            text = f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+            cells.append(f"**{text}**" if best[metric] == name else text)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,19 @@
+"""Train a toybox network, then measure it on held-out objects and publish it; a run started again goes on."""
+
+from omegaconf import DictConfig
+
+from core.app import app
+
+
+@app(config_name="toybox_train")
+def main(cfg: DictConfig) -> float:
+    from core.training.run import run
+    from projects.toybox.publish import publish
+
+    metric = run(cfg)
+    publish(cfg)
+    return metric
+
+
+if __name__ == "__main__":
+    main()

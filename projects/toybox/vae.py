@@ -1,0 +1,79 @@
+"""The toybox autoencoder: 64 x 64 images <-> 16 x 16 x 4 latents (Rombach et al. 2022, without a discriminator)."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from core.data.toybox import open_pack
+from core.training.module import Batch, TrainingModule
+
+
+class VaeSystem(TrainingModule):
+    """Reconstruction with sharp edges, and a slight pull of the latents towards a standard normal.
+
+    Args:
+        vae: the network to train.
+        square_weight: of the squared error, beside the absolute error.
+        edge_weight: of the absolute error of neighbouring pixels' differences.
+        kl_weight: of the mean divergence per latent, in nats.
+    """
+
+    def __init__(
+        self, *, vae: AutoencoderKL, square_weight: float, edge_weight: float, kl_weight: float, **training: Any
+    ) -> None:
+        super().__init__(**training)
+        self.vae = vae
+        self.square_weight, self.edge_weight, self.kl_weight = square_weight, edge_weight, kl_weight
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        pixels = batch["pixels"]
+        posterior = self.vae.encode(pixels).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator, device=generator.device)
+        decoded = self.vae.decode((posterior.mean + posterior.std * noise.to(posterior.mean))).sample.float()
+        absolute, square = F.l1_loss(decoded, pixels), F.mse_loss(decoded, pixels)
+        edges = sum(F.l1_loss(decoded.diff(dim=dim), pixels.diff(dim=dim)) for dim in (-1, -2))
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        loss = absolute + self.square_weight * square + self.edge_weight * edges + self.kl_weight * kl
+        return {"loss": loss, "absolute": absolute, "kl": kl, "psnr": psnr(decoded, pixels)}
+
+    def preview(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "3 height width"]:
+        """Originals above, their reconstructions below."""
+        pixels = batch["pixels"]
+        rows = torch.stack([pixels, self.vae(pixels).sample.float()])
+        return rearrange((rows.clamp(-1, 1) + 1) / 2, "r b c h w -> c (r h) (b w)")
+
+    def export(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The autoencoder's weights under its own names."""
+        return {name.removeprefix("vae."): tensor for name, tensor in state.items()}
+
+
+def psnr(decoded: Float[Tensor, "n 3 h w"], pixels: Float[Tensor, "n 3 h w"]) -> Tensor:
+    """Mean over images, in dB, of pixels in [-1, 1]; what leaves the range is cut as an image file would cut it."""
+    square = (decoded.clamp(-1, 1) - pixels).square().mean(dim=(1, 2, 3)) / 4
+    return (-10 * square.clamp(min=1e-10).log10()).mean()
+
+
+@torch.no_grad()
+def publish(vae: AutoencoderKL, folder: Path, *, root: str) -> dict[str, float]:
+    """Save in diffusers' format, with the scaling factor that gives unit latents; returns held-out measurements.
+
+    The factor is 1 / standard deviation over the sampled latents of training images (Rombach et al. 2022, section G).
+    """
+    vae.eval()
+    train, test = open_pack(root, "train"), open_pack(root, "test")
+    views = list(range(0, 32, 2))
+    sampler = torch.Generator().manual_seed(0)
+    numbers = torch.linspace(0, len(train.uids) - 1, min(64, len(train.uids))).long().tolist()
+    latents = [vae.encode(train.pixels(number, views)).latent_dist.sample(sampler) for number in numbers]
+    std = float(torch.cat(latents).std())
+    vae.register_to_config(scaling_factor=1 / std)
+    scores = [psnr(vae(pixels).sample, pixels) for pixels in (test.pixels(i, list(range(32))) for i in range(len(test.uids)))]
+    vae.save_pretrained(folder)
+    return {"test_psnr_db": float(torch.stack(scores).mean()), "latent_std": std, "scaling_factor": 1 / std}

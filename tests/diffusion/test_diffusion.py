@@ -1,0 +1,43 @@
+"""Schedules and samplers, beside what the golden fixtures prove."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from core.diffusion.guidance import classifier_free_guidance
+from core.diffusion.samplers import DDIMSchedule, ddim_step, uniform_timesteps
+from core.diffusion.schedules import NoiseSchedule
+from core.errors import BadRequest
+
+
+@pytest.mark.parametrize("steps", [3, 30, 0, -1, 1001, 6])
+def test_a_step_count_that_the_rule_cannot_give_is_refused_with_the_nearest(steps):
+    with pytest.raises(BadRequest, match=r"use \d+ or \d+"):
+        uniform_timesteps(steps)
+
+
+@pytest.mark.parametrize("steps", [4, 25, 50, 200, 500])
+def test_a_step_count_that_divides_gives_that_many_steps(steps):
+    timesteps = uniform_timesteps(steps)
+    assert len(timesteps) == steps and timesteps[0] == 1 and timesteps[-1] < 1000
+
+
+def test_ddim_with_the_true_noise_arrives_at_the_image():
+    schedule = NoiseSchedule()
+    ddim = DDIMSchedule.uniform(schedule.alphas_cumprod, 50, eta=0.0)
+    image, noise = torch.randn(2, 1, 4, 8, 8)
+    x = schedule.add_noise(image, noise, ddim.timesteps[-1:])
+    for i in reversed(range(len(ddim))):
+        x, found = ddim_step(x, noise, ddim.alphas[i], ddim.alphas_prev[i], ddim.sigmas[i])
+    assert_close(found, image, rtol=0, atol=1e-3)
+
+
+def test_guidance_of_one_is_the_conditional_prediction():
+    conditional, unconditional = torch.randn(2, 3, 4)
+    assert_close(classifier_free_guidance(conditional, unconditional, 1.0), conditional)
+
+
+def test_noise_grows_with_time():
+    schedule = NoiseSchedule()
+    assert (schedule.alphas_cumprod.diff() < 0).all()
+    assert schedule.alphas_cumprod[0] > 0.999 and schedule.alphas_cumprod[-1] < 0.005

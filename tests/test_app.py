@@ -1,0 +1,267 @@
+"""Programs from the command line: what they read, what they refuse, and how they end."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import yaml
+from omegaconf import DictConfig
+
+from core.app import app
+from core.config import CONF
+from core.errors import BadImage
+
+ROOT = CONF.parent
+FILES = {
+    "toy.yaml": """
+        defaults: [base/app, model: small, data: files, trainer: cpu, _self_]
+        name: toy
+        lr: 1e-4
+        steps: 10
+    """,
+    "toy_generate.yaml": """
+        defaults: [base/app, model: small, data: null, _self_]
+        name: toy
+        input: ???
+        scale: 2.0
+    """,
+    "model/small.yaml": "{_target_: core.config.AppConfig, name: m, seed: 3, out: o}",
+    "model/broken.yaml": "{_target_: core.config.AppConfig, name: m, sede: 3}",
+    "data/files.yaml": "{_target_: core.errors.UserError, message: files}",
+    "trainer/cpu.yaml": "{max_steps: 3}",
+    "experiment/toy/a.yaml": """
+        # @package _global_
+        defaults: [override /data: files]
+        scale: 1.5
+        steps: 3
+        trainer: {max_steps: 5}
+    """,
+    "experiment/toy/stray.yaml": "# @package _global_\nstray: 1\n",
+    "experiment/toy/hostile.yaml": "# @package _global_\nmodel: {_target_: os.system, command: touch sentinel}\n",
+    "experiment/toy/hostile_hydra.yaml": (
+        "# @package _global_\nhydra: {callbacks: {x: {_target_: os.system, command: touch sentinel}}}\n"
+    ),
+}
+
+
+@pytest.fixture
+def conf(tmp_path, monkeypatch) -> Path:
+    """A folder of configs with two programs that share a model; the test runs beside it."""
+    folder = tmp_path / "conf"
+    for shared in ("base", "hydra"):
+        shutil.copytree(CONF / shared, folder / shared)
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(dedent(text).lstrip())
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+class Toy:
+    """The programs `toy` and `toy_generate`, run in this process."""
+
+    def __init__(self, conf: Path, capsys) -> None:
+        self.conf, self.capsys, self.seen, self.raises = conf, capsys, [], None
+
+    def __call__(self, *argv: str, name: str = "toy") -> tuple[int, str]:
+        def main(cfg: DictConfig) -> float:
+            """A toy."""
+            self.seen.append(cfg)
+            if self.raises is not None:
+                raise self.raises
+            return 1.0
+
+        try:
+            app(config_name=name, conf=self.conf)(main)(list(argv))
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, self.capsys.readouterr().err
+
+
+@pytest.fixture
+def toy(conf, capsys) -> Toy:
+    return Toy(conf, capsys)
+
+
+def test_a_program_gets_its_settings_resolved_and_leaves_a_record(toy):
+    code, _ = toy("seed=7", "out=runs/one")
+    (cfg,) = toy.seen
+    assert code == 0 and cfg.seed == 7 and cfg.lr == 1e-4 and cfg.model.seed == 3
+    folder = Path(cfg.out)
+    assert folder == Path("runs/one").resolve()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == 7
+    assert yaml.safe_load((folder / "overrides.yaml").read_text()) == ["seed=7", "out=runs/one"]
+    record = json.loads((folder / "provenance.json").read_text())
+    assert record["seed"] == 7 and record["config"]["steps"] == 10 and len(record["config_hash"]) == 64
+
+
+def test_the_run_folder_bears_name_and_date_by_default(toy):
+    toy()
+    relative = Path(toy.seen[0].out).relative_to(Path.cwd())
+    assert relative.parts[:2] == ("outputs", "toy") and len(relative.parts) == 4
+
+
+def test_one_overlay_serves_two_programs_and_each_sees_its_own_part(toy):
+    assert toy("+experiment=toy/a")[0] == 0
+    assert toy("experiment=toy/a", "input=x.png", name="toy_generate")[0] == 0  # `+` is optional
+    train, generate = toy.seen
+    assert (train.steps, train.trainer.max_steps, "scale" in train) == (3, 5, False)
+    assert (generate.scale, "trainer" in generate, "data" in generate, "steps" in generate) == (1.5, False, False, False)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("lr_ratee=1", "unknown key 'lr_ratee'; the nearest known key is 'lr'"),
+        ("+lr_ratee=1", "unknown key 'lr_ratee'; the nearest known key is 'lr'"),
+        ("model.sede=1", "unknown key 'model.sede'; the nearest known key is 'model.seed'"),
+        ("+model.sede=1", "unknown key 'model.sede' for core.config.AppConfig; the nearest known key is 'seed'"),
+        ("model=broken", "unknown key 'model.sede' for core.config.AppConfig"),
+        ("scale=3.0", "does not read 'scale'"),
+        ("seed=abc", "seed=abc: expected a whole number"),
+        ("steps=ten", "steps=ten: expected a whole number (default 10)"),
+        ("trainer.max_steps=x", "expected a whole number"),
+        ("lr=fast", "lr=fast: expected a number"),
+        ("model=big", "model=big: no such option; choose one of broken, small"),
+        ("+experiment=toy/b", "experiment=toy/b: no such option; choose one of toy/a"),
+        ("+experiment=toy/stray", "unknown top-level key 'stray'"),
+        ("+experiment=toy/hostile", "os.system: not an allowed target"),
+        ("+experiment=toy/hostile_hydra", "os.system: not an allowed target"),
+        ("model.name=???", "missing: model.name"),
+        ("model.name=${oc.env:NO_SUCH_VARIABLE}", "NO_SUCH_VARIABLE"),
+        ("lr=${lr}", "lr: "),
+        ("photo.png", "settings are written key=value"),
+        ("name=a (b", "wants quotes"),
+        ("--frob", "unrecognized arguments: --frob"),
+        ("hydra/launcher=nowhere", "hydra/launcher=nowhere: no such option; choose one of basic, local, slurm"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line_and_leaves_nothing(toy, argument, message):
+    code, stderr = toy(argument)
+    assert code == 2 and not toy.seen
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1 and message in stderr, stderr
+    assert not Path("outputs").exists() and not Path("sentinel").exists()
+
+
+@pytest.mark.parametrize("argument", ["data=files", "trainer.max_steps=3", "+data.x=1", "lr=1.0", "steps=1"])
+def test_what_only_another_program_reads_is_refused_when_typed(toy, argument):
+    code, stderr = toy("input=x.png", argument, name="toy_generate")
+    assert code == 2 and "toy_generate does not read" in stderr
+
+
+def test_a_missing_input_is_asked_for(toy):
+    assert toy(name="toy_generate") == (2, "error: missing: input; give input=...\n")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a.png", "photos/*.png", "with space/ü (1).png", "a=b.png", "a,b.png", "[x].png", "-lead.png", "it's \"q\".png"]
+    + ["{x}.png", "end\\", "C:\\new\\x.png", "two\nlines.png", "~/x.png", "日本.png", "50%.png", "#1.png", ": .png"],
+)
+def test_any_file_name_arrives_as_typed(toy, value):
+    code, stderr = toy(f"input={value}", name="toy_generate")
+    assert code == 0, stderr
+    assert toy.seen[0].input == value
+
+
+def test_a_list_of_inputs_stays_a_list_and_a_quoted_name_stays_one_name(toy):
+    toy("input=[a.png,b.png]", name="toy_generate")
+    toy("input='a b.png'", name="toy_generate")
+    assert [cfg.input for cfg in toy.seen] == [["a.png", "b.png"], "a b.png"]
+
+
+def test_user_errors_end_with_2_bugs_with_1_and_a_traceback_interrupts_with_130(toy):
+    toy.raises = BadImage("x.png: no image\nat all")
+    assert toy() == (2, "error: x.png: no image at all\n")
+    code, stderr = toy("--debug")
+    assert code == 2 and "Traceback" in stderr and stderr.endswith("error: x.png: no image at all\n")
+    toy.raises = RuntimeError("a bug")
+    code, stderr = toy()
+    assert code == 1 and "Traceback" in stderr and "hydra/_internal" not in stderr
+    toy.raises = KeyboardInterrupt()
+    assert toy() == (130, "interrupted\n")
+
+
+def test_a_dry_run_checks_and_makes_nothing(toy):
+    assert toy("--dry-run") == (0, "settings are good\n")
+    assert toy("--dry-run", "lr_ratee=1")[0] == 2
+    assert not toy.seen and not Path("outputs").exists()
+
+
+def test_a_sweep_gives_each_job_its_own_folder(toy):
+    code, stderr = toy("-m", "seed=1,2", "out=runs")
+    assert code == 0, stderr
+    assert [(cfg.seed, Path(cfg.out).name, Path(cfg.out).parent.name) for cfg in toy.seen] == [
+        (1, "0", "runs"),
+        (2, "1", "runs"),
+    ]
+
+
+def test_a_sweep_overlay_expands_into_jobs(toy):
+    assert toy("+sweep=seeds", "out=runs")[0] == 0
+    assert [cfg.seed for cfg in toy.seen] == [1, 2, 3]
+
+
+def test_a_wrong_sweep_is_refused_before_any_job(toy):
+    code, stderr = toy("-m", "seed=1,2", "lr_ratee=3")
+    assert code == 2 and "lr_ratee" in stderr and not toy.seen
+
+
+def test_a_cluster_that_is_not_there_is_said_to_be_missing(toy, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    code, stderr = toy("-m", "seed=1,2", "hydra/launcher=slurm")
+    assert code == 2 and "sbatch is not on PATH" in stderr and "hydra/launcher=local" in stderr
+
+
+PROGRAM = """
+from pathlib import Path
+from core.app import app
+
+@app(config_name="toy", conf=Path("conf").resolve())
+def main(cfg):
+    "Does nothing, in little time."
+    Path(cfg.out, "seed").write_text(str(cfg.seed))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def in_a_process(*arguments: str) -> tuple[int, str, str, float]:
+    Path("toy.py").write_text(PROGRAM)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "toy", *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return done.returncode, done.stdout, done.stderr, seconds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--help"], 0, "Does nothing, in little time."),
+        (["--cfg", "job"], 0, "max_steps: 3"),
+        (["lr_ratee=1"], 2, "nearest known key"),
+        (["--version"], 0, "commit"),
+    ],
+)
+def test_help_settings_and_refusals_answer_within_three_cpu_seconds(conf, arguments, code, says):
+    returned, stdout, stderr, seconds = in_a_process(*arguments)
+    assert returned == code and says in stdout + stderr
+    assert seconds < 3
+
+
+def test_a_sweep_runs_through_the_launch_path_of_a_cluster(conf):
+    code, _, stderr, _ = in_a_process("-m", "seed=1,2", "hydra/launcher=submitit_local", "out=runs")
+    assert code == 0, stderr
+    assert [Path(f"runs/{job}/seed").read_text() for job in (0, 1)] == ["1", "2"]

@@ -1,0 +1,124 @@
+"""What holds for the files of the repository: commands that are listed, configs that compose, no traces of a machine."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from core.config import CONF, check_targets
+from core.settings import Program, composed, settings, top_level
+
+ROOT = CONF.parent
+# In pieces, so that this file does not contain what it forbids.
+MACHINE = "|".join(("/wo" + "rk/", "/tmp/ba" + "sh_jobs", "/ro" + "ot/", "/opt/py" + "pi", r"/home/\w+/"))
+HOSTS = "|".join(
+    name.replace("_", r"\.") for name in ("py" + "pi_org", "python" + "hosted_org", "npm" + "js_org", "anaconda" + "_org")
+)
+FORBIDDEN = re.compile(rf"(?<![\w.])(?:{MACHINE})|{HOSTS}|download\.py" + r"torch\.org")
+
+
+def tracked_files() -> list[Path]:
+    """Files that are, or would be, committed; none outside a checkout."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return [ROOT / line for line in done.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+def programs() -> list[Program]:
+    """Every program of the repository, as its `@app(...)` line declares it."""
+    found = {}
+    for folder in ("projects", "data_tools", "launch"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "app":
+                    given = {word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg != "conf"}
+                    reads = given.get("reads")
+                    program = Program(given["config_name"], tuple(reads) if reads is not None else None, "")
+                    found[program.config_name] = program
+    return list(found.values())
+
+
+PROGRAMS = programs()
+OVERLAYS = sorted(p.relative_to(CONF / "experiment").with_suffix("") for p in CONF.glob("experiment/**/*.yaml"))
+# An overlay belongs to its system's programs, <system> and <system>_*, and to those that serve every system.
+PAIRS = [
+    (program, overlay.as_posix())
+    for program in PROGRAMS
+    for overlay in OVERLAYS
+    if program.config_name == overlay.parts[0] or program.config_name.startswith(f"{overlay.parts[0]}_")
+]
+
+
+def check(program: Program, overrides: list[str]) -> None:
+    cfg = composed(program, overrides)
+    for key in OmegaConf.missing_keys(OmegaConf.masked_copy(cfg, list(program.keys & {str(k) for k in cfg}))):
+        OmegaConf.update(cfg, key, "given-by-the-user")
+    check_targets(settings(program, cfg))
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.config_name)
+def test_a_programs_settings_compose_and_fit_their_signatures(program):
+    check(program, [])
+
+
+@pytest.mark.parametrize(("program", "overlay"), PAIRS, ids=lambda value: getattr(value, "config_name", value))
+def test_an_overlay_composes_and_fits_the_signatures(program, overlay):
+    check(program, [f"+experiment={overlay}"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=str)
+def test_an_overlay_belongs_to_a_program_and_is_global(overlay):
+    first = (CONF / "experiment" / f"{overlay}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    assert first == "# @package _global_", "Hydra reads this only from the first line"
+    assert any(name == overlay.as_posix() for _, name in PAIRS), "no program has this system's name"
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_top_file_is_some_programs(path):
+    assert path.stem in {program.config_name for program in PROGRAMS}
+    assert "name" in top_level(path)[0], "defaults begin with base/app"
+
+
+def test_no_file_names_a_machine_or_a_registry():
+    files = tracked_files()
+    if not files:
+        pytest.skip("not a git checkout")
+    traces = []
+    for path in files:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # pictures and tensors
+        for number, line in enumerate(text.splitlines(), start=1):
+            if match := FORBIDDEN.search(line):
+                traces.append(f"{path.relative_to(ROOT)}:{number}: {match[0]}")
+    assert not traces
+
+
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert targets == set(re.findall(r"^  make ([a-z-]+)", listed, re.MULTILINE))
+    assert targets <= set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split())
+
+
+def test_the_readme_names_only_make_targets_that_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    for document in ("README.md", "CONTRIBUTING.md"):
+        used = re.findall(r"`make ((?:[a-z-]+ ?)+)`", (ROOT / document).read_text(encoding="utf-8"))
+        assert {target for line in used for target in line.split()} <= targets
+
+
+def test_every_python_file_but_tests_says_what_it_is():
+    silent = [
+        path.relative_to(ROOT).as_posix()
+        for path in tracked_files()
+        if path.suffix == ".py" and path.name != "__init__.py" and "tests" not in path.relative_to(ROOT).parts
+        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not silent

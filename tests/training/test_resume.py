@@ -1,0 +1,197 @@
+"""A run killed anywhere, and started again in its folder, ends as if nothing had happened: bit for bit on the CPU."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from core.errors import BadConfig
+from core.training import checkpoints
+from core.training.run import run
+from tests.training.toy import ToyDenoiser, config
+
+InChild = Callable[[Callable[[], object]], int]
+
+
+def assert_same_run(folder: Path, whole: Path) -> None:
+    """Rows, weights, averages, optimiser state, and position agree to the last bit."""
+    assert (folder / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    ours, theirs = (
+        json.loads((run_folder / "checkpoints/step_00000012/MANIFEST.json").read_text())["files"]
+        for run_folder in (folder, whole)
+    )
+    for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "optimizer.json"):
+        assert ours[name] == theirs[name], name
+    assert (folder / "weights/model.safetensors").read_bytes() == (whole / "weights/model.safetensors").read_bytes()
+
+
+def at_call(number: int, action: Callable[[], object]) -> Callable[[ToyDenoiser], float]:
+    def disturb(module: ToyDenoiser) -> float:
+        if module.calls == number:
+            action()
+        return 1.0
+
+    return disturb
+
+
+def killed_by(signum: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), signum)
+
+
+def resumed_journal_is_the_end_of(journal: Path, whole: Path) -> bool:
+    """Items, noise and losses of the steps taken after the resume are those of the whole run's last steps."""
+    lines = journal.read_text().splitlines()
+    return lines == (whole.parent / "journal.txt").read_text().splitlines()[-len(lines) :]
+
+
+@pytest.mark.parametrize("call", [2, 7])
+def test_a_run_killed_in_a_step_continues_bit_for_bit(
+    tmp_path: Path, whole: Path, in_child: InChild, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyDenoiser, "disturb", at_call(call, killed_by(signal.SIGKILL)))
+        assert in_child(lambda: run(config(tmp_path / "run"))) == -signal.SIGKILL
+    run(config(tmp_path / "run", model__journal=str(tmp_path / "journal.txt")))
+    assert_same_run(tmp_path / "run", whole)
+    assert resumed_journal_is_the_end_of(tmp_path / "journal.txt", whole)
+
+
+@pytest.mark.parametrize("written", ["ema.safetensors", "state.json", "MANIFEST.json", "last"])
+def test_a_run_killed_during_a_save_continues_bit_for_bit(
+    tmp_path: Path, whole: Path, in_child: InChild, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    with monkeypatch.context() as patch:
+        _kill_when_writing(patch, written, step=8)
+        assert in_child(lambda: run(config(tmp_path / "run"))) == -signal.SIGKILL
+    newest, invalid = checkpoints.newest_valid(tmp_path / "run/checkpoints")
+    assert newest is not None and not invalid
+    assert checkpoints.step_of(newest) == (8 if written == "last" else 4)
+    run(config(tmp_path / "run"))
+    assert_same_run(tmp_path / "run", whole)
+    assert not list((tmp_path / "run/checkpoints").glob(".tmp-*"))
+
+
+def _kill_when_writing(patch: pytest.MonkeyPatch, written: str, step: int) -> None:
+    """The process dies when it is about to write that file of that step's checkpoint."""
+    tensors, notes, pointer = checkpoints.save_tensors, checkpoints.save_json, checkpoints.atomic_file
+
+    def dying(path: Path) -> None:
+        started = (path.parent / "step_00000008").is_dir() or len(list(path.parent.parent.glob("step_*"))) == step // 4 - 1
+        if path.name == written and started:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    patch.setattr(checkpoints, "save_tensors", lambda content, path: (dying(path), tensors(content, path)))
+    patch.setattr(checkpoints, "save_json", lambda content, path: (dying(path), notes(content, path)))
+    patch.setattr(checkpoints, "atomic_file", lambda path: (dying(path), pointer(path))[1])
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGUSR2, 140), (signal.SIGINT, 130)]
+)
+def test_a_signal_saves_at_the_steps_end_and_the_run_continues_bit_for_bit(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, signum: int, code: int
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyDenoiser, "disturb", at_call(7, killed_by(signum)))
+        with pytest.raises((SystemExit, KeyboardInterrupt)) as end:
+            run(config(tmp_path / "run"))
+    assert getattr(end.value, "code", 130) == code
+    assert (tmp_path / "run/checkpoints/last").read_text() == "step_00000007\n"
+    assert not (tmp_path / "run/run.lock").exists()
+    run(config(tmp_path / "run", model__journal=str(tmp_path / "journal.txt"), trainer__keep_last=9))
+    assert len((tmp_path / "journal.txt").read_text().splitlines()) == 5
+    assert resumed_journal_is_the_end_of(tmp_path / "journal.txt", whole)
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_signal_in_the_validation_saves_after_it(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = ToyDenoiser.loss
+
+    def interrupted(module, batch, generator):
+        if not module.training:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(module, batch, generator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyDenoiser, "loss", interrupted)
+        with pytest.raises(SystemExit):
+            run(config(tmp_path / "run"))
+    assert (tmp_path / "run/checkpoints/last").read_text() == "step_00000006\n"
+    run(config(tmp_path / "run"))
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_the_second_ctrl_c_does_not_wait_for_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice() -> None:
+        killed_by(signal.SIGINT)()
+        killed_by(signal.SIGINT)()
+
+    monkeypatch.setattr(ToyDenoiser, "disturb", at_call(6, twice))
+    with pytest.raises(KeyboardInterrupt):
+        run(config(tmp_path / "run"))
+    assert (tmp_path / "run/checkpoints/last").read_text() == "step_00000004\n"
+
+
+def test_a_launcher_that_swallows_a_signal_lets_the_run_go_on(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caught: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: caught.append(number))
+    try:
+        monkeypatch.setattr(ToyDenoiser, "disturb", at_call(6, killed_by(signal.SIGUSR2)))
+        run(config(tmp_path / "run"))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert caught == [signal.SIGUSR2]
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_broken_checkpoint_is_named_left_alone_and_the_one_before_is_used(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(config(tmp_path / "run", trainer__max_steps=8))
+    broken = tmp_path / "run/checkpoints/step_00000008/model.safetensors"
+    content = bytearray(broken.read_bytes())
+    content[-3] ^= 1
+    broken.write_bytes(content)
+    run(config(tmp_path / "run"))
+    said = capsys.readouterr().err
+    assert "step_00000008 is not valid: model.safetensors differs from the sha256" in said
+    assert "continuing from step 4" in said
+    aside = tmp_path / "run/checkpoints/step_00000008.broken-1/model.safetensors"
+    assert aside.read_bytes() == bytes(content)
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_finished_run_started_again_returns_its_metric_without_another_step(whole: Path) -> None:
+    rows = (whole / "metrics.csv").read_text()
+    metric = run(config(whole))
+    assert metric == float(rows.splitlines()[-1].split(",")[-2])
+    assert (whole / "metrics.csv").read_text() == rows
+
+
+def test_changed_data_settings_need_force_resume_and_others_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(config(tmp_path / "run", trainer__max_steps=4))
+    with pytest.raises(BadConfig, match=r"data\.batch_size 4 -> 2.*force_resume=true"):
+        run(config(tmp_path / "run", data__batch_size=2))
+    capsys.readouterr()
+    run(config(tmp_path / "run", data__batch_size=2, force_resume=True, optimizer__lr=0.02, trainer__max_steps=5))
+    assert "resuming with optimizer.lr: 0.01 -> 0.02" in capsys.readouterr().err
+
+
+def test_resume_never_refuses_a_folder_that_has_checkpoints(whole: Path) -> None:
+    with pytest.raises(BadConfig, match="resume=never"):
+        run(config(whole, resume="never"))
+
+
+def test_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
+    run(config(tmp_path / "run", trainer__max_steps=4))
+    with pytest.raises(ValueError, match=r"another model: \d unexpected \(norm"):
+        run(config(tmp_path / "run", model__dropout=0.0))
