@@ -59,11 +59,12 @@ toybox: $(READY) ## make the toybox data set in data/toybox (at most 10 CPU-minu
 	$(RUN) -m data_tools.toybox
 
 weights: toybox ## train the bundled weights again (CPU-hours; weights/README.md says how many)
-	$(RUN) -m projects.toybox.train
-	$(RUN) -m projects.syncdreamer.train +experiment=syncdreamer/toybox
+	$(RUN) -m projects.toybox.train +experiment=toybox/vae out=outputs/weights/toybox_vae
+	$(RUN) -m projects.toybox.train +experiment=toybox/clip out=outputs/weights/toybox_clip
+	$(RUN) -m projects.syncdreamer.train +experiment=syncdreamer/toybox out=outputs/weights/syncdreamer_toybox
 
 eval: $(READY) ## measure the bundled weights on the test objects again
-	$(RUN) -m projects.benchmark.evaluate +experiment=syncdreamer/toybox
+	$(RUN) -m projects.syncdreamer.evaluate +experiment=syncdreamer/toybox
 
 clean: ## remove outputs, multiruns and caches
 	rm -rf outputs multirun .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -85,7 +85,8 @@ def top_level(path: Path) -> tuple[set[str], dict[str, str | None]]:
     if not path.is_file():
         options = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
         raise BadConfig(f"no top file {path.name} in {path.parent.name}/; there are {options}")
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    with path.open(encoding="utf-8") as file:
+        content = yaml.safe_load(file) or {}
     stated = set(content) - {"defaults", "hydra"}
     groups: dict[str, str | None] = {}
     for entry in content.get("defaults", []):
@@ -216,9 +217,12 @@ def as_user_error(error: Exception, program: Program, argv: Sequence[str]) -> Us
         cause = error.__cause__
         if isinstance(cause, OmegaConfBaseException):
             return BadConfig(f"{str(error).splitlines()[0]}: {config.explain(cause)}")
-        return BadConfig(str(error).splitlines()[0])
+        first, *rest = [line.strip() for line in str(error).splitlines()]
+        return BadConfig(f"{first}; choose one of {', '.join(rest[1:])}" if "must specify" in first else first)
     if type(error).__name__ == "FailedJobError" and type(error).__module__.startswith("submitit"):
         return BadConfig(f"SLURM refused the job: {error}")
+    if isinstance(error, yaml.YAMLError):
+        return BadConfig(f"not YAML: {error}")
     if isinstance(error, HydraException | OmegaConfBaseException):
         return BadConfig(config.explain(error))
     return None
@@ -306,7 +310,9 @@ def _check_hydra(hydra: DictConfig) -> None:
 def _check_cluster(hydra: DictConfig) -> None:
     launcher = str(OmegaConf.select(hydra, "launcher._target_"))
     if launcher.endswith("SlurmLauncher") and shutil.which("sbatch") is None:
-        raise BadConfig("hydra/launcher: no SLURM here (sbatch is not on PATH); hydra/launcher=local runs the same jobs")
+        raise BadConfig(
+            "hydra/launcher: no SLURM here (sbatch is not on PATH); hydra/launcher=local runs the same jobs"
+        )
 
 
 def _first_of_sweep(override: Override) -> str | None:

@@ -69,7 +69,10 @@ def write(out: Path, truth: Path, photo: Path, best: Path, input_view: int) -> N
     # The model's ring starts at the input; the toybox's at its own azimuth 0.
     order = [(input_view + view) % len(true) for view in range(len(true))]
     true_rgb, made_rgb = true.rgb()[order], made.rgb()
-    mesh, true_mesh = read_mesh(out / "asset" / "mesh.ply"), turned(read_mesh(truth / "mesh.ply"), input_view, len(true))
+    mesh, true_mesh = (
+        read_mesh(out / "asset" / "mesh.ply"),
+        turned(read_mesh(truth / "mesh.ply"), input_view, len(true)),
+    )
     ball = trimesh.creation.icosphere(subdivisions=3, radius=0.5)
     sphere = Mesh(torch.from_numpy(ball.vertices).float(), torch.from_numpy(ball.faces).long())
     target = sample_surface(true_mesh, 20000, seed=0)

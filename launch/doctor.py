@@ -1,7 +1,7 @@
 """What is installed, what is used instead of what is not, and why: `python -m launch.doctor`.
 
-Packages are found by their metadata; only torch is imported, to ask it for a GPU, and with a GPU the accelerators, each in
-a process of its own. Nothing that is missing or broken makes this program fail.
+Packages are found by their metadata; only torch is imported, to ask it for a GPU, and with a GPU the accelerators, each
+in a process of its own. Nothing that is missing or broken makes this program fail.
 """
 
 import importlib.util
@@ -120,9 +120,7 @@ def find_gpu() -> Finding:
     return Finding("CUDA", built or "", False, f"{why}; the CPU ({torch.get_num_threads()} threads) is used")
 
 
-def find_package(
-    distribution: str, module: str, purpose: str, instead: str, *, has_gpu: bool | None = None
-) -> Finding:
+def find_package(distribution: str, module: str, purpose: str, instead: str, *, has_gpu: bool | None = None) -> Finding:
     """An optional package, by its metadata; `has_gpu` is given for those that need one."""
     if importlib.util.find_spec(module) is None:
         return Finding(distribution, "", False, f"not installed ({purpose}); instead: {instead}")

@@ -113,7 +113,12 @@ def test_one_overlay_serves_two_programs_and_each_sees_its_own_part(toy):
     assert toy("experiment=toy/a", "input=x.png", name="toy_generate")[0] == 0  # `+` is optional
     train, generate = toy.seen
     assert (train.steps, train.trainer.max_steps, "scale" in train) == (3, 5, False)
-    assert (generate.scale, "trainer" in generate, "data" in generate, "steps" in generate) == (1.5, False, False, False)
+    assert (generate.scale, "trainer" in generate, "data" in generate, "steps" in generate) == (
+        1.5,
+        False,
+        False,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,7 +167,7 @@ def test_a_missing_input_is_asked_for(toy):
 
 @pytest.mark.parametrize(
     "value",
-    ["a.png", "photos/*.png", "with space/ü (1).png", "a=b.png", "a,b.png", "[x].png", "-lead.png", "it's \"q\".png"]
+    ["a.png", "photos/*.png", "with space/ü (1).png", "a=b.png", "a,b.png", "[x].png", "-lead.png", 'it\'s "q".png']
     + ["{x}.png", "end\\", "C:\\new\\x.png", "two\nlines.png", "~/x.png", "日本.png", "50%.png", "#1.png", ": .png"],
 )
 def test_any_file_name_arrives_as_typed(toy, value):
@@ -265,3 +270,16 @@ def test_a_sweep_runs_through_the_launch_path_of_a_cluster(conf):
     code, _, stderr, _ = in_a_process("-m", "seed=1,2", "hydra/launcher=submitit_local", "out=runs")
     assert code == 0, stderr
     assert [Path(f"runs/{job}/seed").read_text() for job in (0, 1)] == ["1", "2"]
+
+
+def test_a_group_without_a_choice_is_asked_for_with_its_options(toy):
+    path = toy.conf / "toy.yaml"
+    path.write_text(path.read_text().replace("model: small", "model: '???'"))
+    code, stderr = toy()
+    assert code == 2 and "You must specify 'model'" in stderr and "choose one of broken, small" in stderr
+
+
+def test_a_config_file_that_is_no_yaml_is_named(toy):
+    (toy.conf / "trainer" / "cpu.yaml").write_text("max_steps: [3\n")
+    code, stderr = toy()
+    assert code == 2 and stderr.count("\n") == 1 and "cpu.yaml" in stderr and "line" in stderr

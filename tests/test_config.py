@@ -58,7 +58,14 @@ def test_a_wrong_type_is_refused_for_our_own_signatures():
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "builtins.eval", "core.config.os.system", "core.config.import_module", "subprocess.run", "torch.load"],
+    [
+        "os.system",
+        "builtins.eval",
+        "core.config.os.system",
+        "core.config.import_module",
+        "subprocess.run",
+        "torch.load",
+    ],
 )
 def test_targets_outside_the_allowed_modules_are_refused_and_never_called(target, tmp_path):
     sentinel = tmp_path / "sentinel"
@@ -88,7 +95,9 @@ def test_a_target_that_does_not_exist_is_named(target, message):
 
 
 def test_hydras_own_nodes_may_name_hydra_only():
-    check_allowed({"launcher": {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}}, "h", ("hydra",))
+    check_allowed(
+        {"launcher": {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}}, "h", ("hydra",)
+    )
     with pytest.raises(BadConfig, match=r"h.callbacks.x"):
         check_allowed({"callbacks": {"x": {"_target_": "os.system"}}}, "h", ("hydra",))
 

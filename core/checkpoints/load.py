@@ -1,9 +1,9 @@
 """Checkpoint files -> state dicts of tensors, safely: nothing in a file is ever run.
 
-Read are safetensors and, through `archives`, the pickles of torch (`.ckpt`, `.pt`, `.pth`, `.bin`: zip, TorchScript, the
-older sequence of pickles). Wrappers are undone: Lightning's and other trainers' dictionaries, and the prefixes `module.`,
-`_orig_mod.` and `model.`. A pickle is converted once: a safetensors copy beside it (or in the cache folder, where its own is read-only)
-remembers the source's sha256, size and time, and is read from then on, memory-mapped.
+Read are safetensors and, through `archives`, the pickles of torch (`.ckpt`, `.pt`, `.pth`, `.bin`: zip, TorchScript,
+the older sequence of pickles). Wrappers are undone: Lightning's and other trainers' dictionaries, and the prefixes
+`module.`, `_orig_mod.` and `model.`. A pickle is converted once: a safetensors copy beside it (or in the cache folder,
+where its own is read-only) remembers the source's sha256, size and time, and is read from then on, memory-mapped.
 
 Numbers keep the type they have in the file; `rename.load_strict` casts them to the model's.
 """

@@ -134,7 +134,7 @@ Builder = Callable[[Note, Callable[[Any], Any]], Any]
 
 
 # The reader in C keeps a table as long as the largest index that a pickle names, so ten bytes could claim all memory;
-# the one in Python keeps a dict, and is fast enough for what a checkpoint or a list of objects holds beside its numbers.
+# the one in Python keeps a dict, and is fast enough for what a file holds beside its numbers.
 class NotingUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
     """Executes a pickle's containers and notes everything else."""
 

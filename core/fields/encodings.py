@@ -1,4 +1,4 @@
-"""Encodings that networks see instead of raw coordinates: frequencies (NeRF) and real spherical harmonics (tiny-cuda-nn)."""
+"""What networks see instead of raw coordinates: frequencies (NeRF) and real spherical harmonics (tiny-cuda-nn)."""
 
 import torch
 from jaxtyping import Float
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Frequencies(nn.Module):
-    """x, sin(2^0 x), cos(2^0 x), ..., sin(2^(n-1) x), cos(2^(n-1) x) (Mildenhall et al. 2020, eq. 4, without the factor pi)."""
+    """x, sin(2^0 x), cos(2^0 x), ..., cos(2^(n-1) x) (Mildenhall et al. 2020, eq. 4, without the factor pi)."""
 
     def __init__(self, *, in_dim: int, num_frequencies: int) -> None:
         super().__init__()

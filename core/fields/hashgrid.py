@@ -1,4 +1,4 @@
-"""Multi-resolution hash grid (Müller et al. 2022), defined exactly as tiny-cuda-nn's `HashGrid` with linear interpolation.
+"""Multi-resolution hash grid (Müller et al. 2022), exactly as tiny-cuda-nn defines it, with linear interpolation.
 
 All levels live in one flat parameter: level after level, entry after entry, features fastest. Its checkpoints load as
 they are. This file is the plain reference; `backend="tinycudann"` computes the same on a GPU.
@@ -62,8 +62,6 @@ class HashGrid(nn.Module):
             growth: ratio of the resolutions of neighbouring levels.
         """
         super().__init__()
-        if backend not in ("torch", "tinycudann"):
-            raise ValueError(f"unknown hash grid backend {backend!r}; choose 'torch' or 'tinycudann'")
         self.levels = grid_levels(num_levels, log2_size, base_resolution, growth)
         self.features_per_level = features_per_level
         self.out_dim = num_levels * features_per_level
@@ -90,7 +88,7 @@ class HashGrid(nn.Module):
         weights = torch.where(self._corners.bool(), fraction, 1 - fraction).prod(-1)  # [*b, level, corner]
         index = self._entry(cell.long()[..., None, :] + self._corners)
         table = self.params.view(-1, self.features_per_level)
-        values = table.index_select(0, index.reshape(-1)).view(*index.shape, -1)
+        values = table.index_select(0, index.reshape(-1)).view(*index.shape, self.features_per_level)
         return rearrange((values * weights[..., None]).sum(-2), "... level f -> ... (level f)")
 
     def _entry(self, vertex: Int[Tensor, "*batch level corner 3"]) -> Int[Tensor, "*batch level corner"]:

@@ -28,7 +28,8 @@ class NGPField(nn.Module):
         """
         Args:
             bound: the grid spans the cube [-bound, bound]^3.
-            blob_radius, blob_scale: training starts from a soft ball, blob_scale * (1 - |x| / blob_radius) before softplus.
+            blob_radius, blob_scale: training starts from a soft ball: blob_scale * (1 - |x| / blob_radius) is added
+                before the softplus.
         """
         super().__init__()
         self.grid, self.bound, self.sh_degree = grid, bound, sh_degree
@@ -53,9 +54,7 @@ class NGPField(nn.Module):
         # Quirk: upstream's scale of the initial blob is also its renderer's multiplier of the density.
         return F.softplus(hidden[:, 0] + blob) * self.density_scale, hidden[:, 1:]
 
-    def color(
-        self, directions: Float[Tensor, "n 3"], features: Float[Tensor, "n features"]
-    ) -> Float[Tensor, "n 3"]:
+    def color(self, directions: Float[Tensor, "n 3"], features: Float[Tensor, "n features"]) -> Float[Tensor, "n 3"]:
         """Colour in [0, 1] along unit `directions` (from the eye to the point)."""
         bands = spherical_harmonics(directions, self.sh_degree)
         return torch.sigmoid(self.color_net(torch.cat([bands, features], dim=-1)))

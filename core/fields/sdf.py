@@ -4,6 +4,7 @@ Distances are positive outside. Gradients point outward and have length 1 where 
 """
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from core.fields.encodings import Frequencies
 
 
 class SDFNetwork(nn.Module):
-    """Point -> distance and features, an MLP that starts as a sphere (IGR's geometric initialisation, Gropp et al. 2020)."""
+    """Point -> distance and features; an MLP that starts as a sphere (geometric initialisation, Gropp et al. 2020)."""
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class SDFNetwork(nn.Module):
         encoded = self.encode.out_dim
         widths = [encoded] + [hidden_dim] * num_layers + [1 + feature_dim]
         self.layers = nn.ModuleList()
-        for i, (fan_in, width) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (fan_in, width) in enumerate(pairwise(widths)):
             fan_out = width - encoded if i + 1 in self.skip_layers else width  # the skip brings the width back
             layer = nn.Linear(fan_in, fan_out)
             self._initialise(layer, i, last=i == num_layers, encoded=encoded, radius=radius)
@@ -78,7 +79,7 @@ class SDFNetwork(nn.Module):
     def with_gradient(
         self, points: Float[Tensor, "*batch 3"]
     ) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch features"], Float[Tensor, "*batch 3"]]:
-        """Distance, features and the distance's spatial gradient, which itself is differentiable if the caller needs it."""
+        """Distance, features and the distance's spatial gradient, itself differentiable while gradients are enabled."""
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             points = points if points.requires_grad else points.detach().requires_grad_(True)
@@ -108,9 +109,7 @@ class SurfaceColor(nn.Module):
         self.encode = Frequencies(in_dim=3, num_frequencies=num_frequencies)
         self.encode_point = Frequencies(in_dim=3, num_frequencies=num_point_frequencies)
         widths = [self.encode_point.out_dim + self.encode.out_dim + 3 + feature_dim] + [hidden_dim] * num_layers + [3]
-        self.layers = nn.ModuleList(
-            weight_norm(nn.Linear(fan_in, fan_out)) for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(weight_norm(nn.Linear(fan_in, fan_out)) for fan_in, fan_out in pairwise(widths))
 
     def forward(
         self,

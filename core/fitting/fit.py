@@ -4,7 +4,6 @@ Whatever step s draws is a function of (seed, s): a fit that was killed continue
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -49,8 +48,11 @@ class FitDiverged(UserError):
 def learning_rate(
     step: int, *, steps: int, warmup: int = 100, start: float = 0.02, final: float = 0.02, every: int = 1000
 ) -> float:
-    """SyncDreamer's factor: linear from `start` to 1 over `warmup` steps, then down by equal ratios every `every` steps,
-    so that it would reach `final` at the end."""
+    """SyncDreamer's factor: linear from `start` to 1 over `warmup` steps, then equal ratios down every `every` steps.
+
+    Args:
+        final: the factor that the last ratio would reach at the end.
+    """
     if step < warmup:
         return start + (1 - start) * step / warmup
     return final ** ((step // every) / max(1, steps // every))
@@ -84,13 +86,14 @@ class Fit:
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
 
     def __call__(self, field: Field, pixels: Pixels, *, seed: int, folder: Path, name: str = "fit") -> dict[str, float]:
-        """Fit in place; `folder` receives metrics.csv and, while it runs, checkpoints. Returns the last logged losses."""
+        """Fit in place and return the last losses; `folder` receives metrics.csv and, while it runs, checkpoints."""
         assert isinstance(field, nn.Module)
         optimizer = torch.optim.AdamW(field.parameters(), lr=self.lr)
         start = _resume(field, optimizer, folder / "checkpoints")
         metrics = MetricsFile(folder / "metrics.csv", start - 1)
         logged: dict[str, float] = {}
-        with catching_signals() as stop, Bar(name, start, self.steps) as bar:
+        with catching_signals() as stop, Bar(name, self.steps) as bar:
+            bar.begin(start)
             for step in range(start, self.steps):
                 losses = self._step(field, pixels, optimizer, seed, step)
                 last = step + 1 == self.steps
@@ -149,5 +152,3 @@ def _resume(field: nn.Module, optimizer: torch.optim.Optimizer, root: Path) -> i
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return snapshot.step
-
-

@@ -51,8 +51,8 @@ class Turntable:
     def __call__(self, field: Visible, mesh: Mesh, *, pixel_offset: float = 0.5) -> Float[Tensor, "frames 3 h w"]:
         """Frames over white, in [0, 1]."""
         if self.through == "mesh":
-            frames = [composite(render_mesh(mesh, self.cameras[i : i + 1], shading="none")) for i in range(self.num_frames)]
-            return torch.cat(frames)
+            parts = [render_mesh(mesh, self.cameras[i : i + 1], shading="none") for i in range(self.num_frames)]
+            return composite(torch.cat(parts))
         frames = [look_through(field, self.cameras[i], pixel_offset=pixel_offset) for i in range(self.num_frames)]
         return torch.stack(frames)
 

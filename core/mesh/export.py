@@ -3,7 +3,8 @@
 Our colours are sRGB, as in images. What a file stores:
 
     .glb  y up, as glTF demands: (x, y, z) -> (y, z, x), so that azimuth 0 looks at a viewer's camera on +z.
-          Vertex colours COLOR_0 are linear by the specification (16 bits, or dark tones would show steps); a texture is sRGB.
+          Vertex colours COLOR_0 are linear by the specification, so they are floats: 8 bits of linear light would show
+          steps in dark tones (trimesh rounds to that when it reads). A texture is sRGB.
           The material is unlit (KHR_materials_unlit): our colours already contain the light.
     .obj  our axes (z up), texture sRGB, one vertex per corner of the unwrapped surface.
     .ply  our axes (z up), vertex colours sRGB, 8 bits.
@@ -31,7 +32,7 @@ from core.types import Mesh
 
 FORMATS = (".glb", ".obj", ".ply")
 GLB_MAGIC, JSON_CHUNK, BIN_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
-FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125  # glTF component types
+FLOAT, UNSIGNED_INT = 5126, 5125  # glTF component types
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 
 
@@ -70,21 +71,24 @@ def write_mesh(path: str | Path, mesh: Mesh | TexturedMesh) -> None:
     elif isinstance(mesh, TexturedMesh):
         _write_obj(path, mesh)
     else:
-        raise BadMesh(f"cannot write {path.name!r}: an .obj needs a texture; bake one with core.mesh.texture.bake_texture")
+        raise BadMesh(f"cannot write {path.name!r}: an .obj needs a texture; bake one (core.mesh.texture)")
 
 
 def read_mesh(path: str | Path) -> Mesh:
     """A mesh in our axes with sRGB vertex colours (from its vertices, or looked up in its texture)."""
     path = Path(path)
+    is_gltf = path.suffix.lower() in (".glb", ".gltf")
     try:
-        pieces = [piece for piece in trimesh.load_scene(path).dump() if isinstance(piece, trimesh.Trimesh)]
+        pieces = _load(path)
+        if is_gltf and not any(_image_of(piece) for piece in pieces):
+            # Beside a material without a texture trimesh would drop the vertex colours.
+            pieces = _load(path, skip_materials=True)
     except FileNotFoundError as error:
         raise BadMesh(f"no mesh at {str(path)!r}; check the path") from error
     except Exception as error:  # trimesh's readers raise whatever their parsers do
         raise BadMesh(f"cannot read mesh {str(path)!r} ({type(error).__name__}: {error})") from error
     if not sum(len(piece.faces) for piece in pieces):
         raise BadMesh(f"mesh {str(path)!r} has no faces")
-    is_gltf = path.suffix.lower() in (".glb", ".gltf")
     vertices = torch.cat([torch.from_numpy(np.asarray(piece.vertices, dtype=np.float32)) for piece in pieces])
     offsets = np.cumsum([0] + [len(piece.vertices) for piece in pieces[:-1]])
     faces = np.concatenate([np.asarray(p.faces, dtype=np.int64) + o for p, o in zip(pieces, offsets, strict=True)])
@@ -122,9 +126,7 @@ def glb_bytes(mesh: Mesh | TexturedMesh) -> bytes:
     elif geometry.colors is not None:
         linear = to_linear(geometry.colors.detach().cpu().float().clamp(0, 1)).numpy()
         rgba = np.concatenate([linear, np.ones_like(linear[:, :1])], axis=1)
-        attributes["COLOR_0"] = builder.add(
-            np.round(rgba * 65535).astype(np.uint16), UNSIGNED_SHORT, "VEC4", ARRAY_BUFFER, normalized=True
-        )
+        attributes["COLOR_0"] = builder.add(rgba, FLOAT, "VEC4", ARRAY_BUFFER)
     primitive = {
         "attributes": attributes,
         "indices": builder.add(indices, UNSIGNED_INT, "SCALAR", ELEMENT_ARRAY_BUFFER),
@@ -210,18 +212,23 @@ def _colors_of(piece: trimesh.Trimesh, *, linear: bool) -> Float[Tensor, "n 3"] 
     Args:
         linear: vertex colours are stored as linear light; textures never are.
     """
-    if piece.visual.kind == "vertex":
+    image = _image_of(piece)
+    if image is not None and piece.visual.uv is not None:
+        stored, linear = trimesh.visual.color.uv_to_interpolated_color(piece.visual.uv, image), False
+    elif piece.visual.kind == "vertex":
         stored = piece.visual.vertex_colors
-    elif piece.visual.kind == "texture":
-        stored = piece.visual.vertex_attributes.get("color")  # glTF vertex colours beside a material
-        image = getattr(piece.visual.material, "baseColorTexture", None) or getattr(piece.visual.material, "image", None)
-        if image is not None and piece.visual.uv is not None:
-            stored, linear = trimesh.visual.color.uv_to_interpolated_color(piece.visual.uv, image), False
     else:
-        stored = None
-    if stored is None:
         return None
     array = np.asarray(stored)
     scale = np.iinfo(array.dtype).max if np.issubdtype(array.dtype, np.integer) else 1
     colors = torch.from_numpy(array[:, :3].astype(np.float32) / scale)
     return to_srgb(colors) if linear else colors
+
+
+def _load(path: Path, **options: Any) -> list[trimesh.Trimesh]:
+    return [piece for piece in trimesh.load_scene(path, **options).dump() if isinstance(piece, trimesh.Trimesh)]
+
+
+def _image_of(piece: trimesh.Trimesh) -> Image.Image | None:
+    material = getattr(piece.visual, "material", None)
+    return getattr(material, "baseColorTexture", None) or getattr(material, "image", None)

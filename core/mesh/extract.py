@@ -49,7 +49,7 @@ def extract_surface(
     """
     array = values.detach().cpu().float().numpy()
     if not np.isfinite(array).all():
-        raise BadMesh(f"{what} has NaN or infinite values; the fit diverged: lower the learning rate or change the seed")
+        raise BadMesh(f"{what} has NaN or infinite values: the fit diverged; lower fit.lr or change the seed")
     low, high = float(array.min()), float(array.max())
     if not low < level < high:
         state = "full" if (high < level) == inside_is_below else "empty"

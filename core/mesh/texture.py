@@ -66,9 +66,7 @@ def bake_texture(
     return TexturedMesh(split, uv, rearrange(texture, "h w c -> c h w"))
 
 
-def _texels(
-    uv: Float[Tensor, "n 2"], faces: Tensor, size: int
-) -> tuple[Tensor, Tensor, Float[Tensor, "texels 3"]]:
+def _texels(uv: Float[Tensor, "n 2"], faces: Tensor, size: int) -> tuple[Tensor, Tensor, Float[Tensor, "texels 3"]]:
     """Which texels [size, size] lie in a chart, and for those the face and its barycentric weights.
 
     The unwrapped surface is looked at by a camera whose pixels are the texels.

@@ -115,9 +115,7 @@ class NeuS(nn.Module):
         return (points.abs() <= self.bound).all(-1)
 
     @torch.no_grad()
-    def sample(
-        self, rays: Rays, jitter: Float[Tensor, "rays 1"] | None = None
-    ) -> Float[Tensor, "rays samples"]:
+    def sample(self, rays: Rays, jitter: Float[Tensor, "rays 1"] | None = None) -> Float[Tensor, "rays samples"]:
         """Depths of the sections' starts: even ones, then more where the surface seems to be.
 
         Args:
@@ -130,7 +128,7 @@ class NeuS(nn.Module):
         distance = self.sdf(self._points(rays, z))[0][..., 0]
         per_round = self.num_fine // self.num_rounds
         for i in range(self.num_rounds):
-            new = self._refine(rays, z, distance, per_round, inv_s=64 * 2**i)
+            new = self._refine(rays, z, distance, per_round, inv_s=64.0 * 2**i)
             z, order = torch.sort(torch.cat([z, new], dim=-1), dim=-1)
             if i + 1 < self.num_rounds:
                 new_distance = self.sdf(self._points(rays, new))[0][..., 0]

@@ -107,10 +107,11 @@ class NGP(nn.Module):
         mesh = extract_surface(
             values, level=self.density_threshold, bound=self.field.bound, inside_is_below=False, what="density"
         )
-        parts = [self._color(part) for part in mesh.vertices.to(device).split(chunk)]
+        parts = [self.surface_color(part) for part in mesh.vertices.to(device).split(chunk)]
         return replace(mesh, colors=torch.cat(parts).cpu())
 
-    def _color(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    def surface_color(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """Colour of surface points seen against their normals."""
         with torch.enable_grad():
             points = points.detach().requires_grad_(True)
             density, features = self.field.density(points)

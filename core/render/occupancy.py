@@ -30,14 +30,15 @@ class OccupancyGrid(nn.Module):
         everywhere: bool,
         chunk: int = 1 << 18,
     ) -> None:
-        """Look at one random point in each cell (`everywhere`), or in a random quarter of the cells and as many occupied."""
+        """Look at a random point in every cell (`everywhere`), or in a quarter of all and as many occupied ones."""
         num_cells, device = self.resolution**3, self.values.device
         if everywhere:
             cells = torch.arange(num_cells)
         else:
             occupied = self.occupied.nonzero()[:, 0].cpu()
             pick = torch.randint(max(len(occupied), 1), (min(num_cells // 4, len(occupied)),), generator=generator)
-            cells = torch.cat([torch.randint(num_cells, (num_cells // 4,), generator=generator), occupied[pick]]).unique()
+            anywhere = torch.randint(num_cells, (num_cells // 4,), generator=generator)
+            cells = torch.cat([anywhere, occupied[pick]]).unique()
         jitter = torch.rand(len(cells), 3, generator=generator).to(device)
         cells = cells.to(device)
         corner = torch.stack([cells // self.resolution**2, cells // self.resolution % self.resolution], dim=-1)

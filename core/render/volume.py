@@ -1,6 +1,6 @@
 """Volume rendering of densities: quadrature along rays (Max 1995, Mildenhall et al. 2020), on packed samples.
 
-Packed: the samples of all rays stand in one list, `ray_indices` (ascending) says whose each is, and a ray may have none.
+Packed: the samples of all rays stand in one list; `ray_indices` (ascending) says whose each is; a ray may have none.
 Sample i covers depths [t_starts_i, t_ends_i]; depth is distance along a unit direction. This is the plain reference.
 """
 
@@ -63,7 +63,7 @@ def composite(
     ray_indices: Int[Tensor, "n"],
     num_rays: int,
 ) -> dict[str, Float[Tensor, "rays channels"]]:
-    """`rgb` (premultiplied: over black), `opacity`, `depth` (not divided by opacity) and `depth_variance` of each ray."""
+    """`rgb` (premultiplied: over black), `opacity`, `depth` (not divided by opacity), `depth_variance` of each ray."""
     middle = ((t_starts + t_ends) * 0.5)[:, None]
     depth = accumulate(weights, middle, ray_indices, num_rays)
     return {

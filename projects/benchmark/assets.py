@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from core.config import instantiate
 from core.errors import BadConfig, BadOutput, BadRequest, BadViewSet, UserError
@@ -27,7 +28,8 @@ from core.training.randomness import derive
 from core.views import TRANSFORMS, ViewSet, read_views
 
 RECORD = "asset.json"
-SHAPING = ("method", "preset", "seed", "rig", "mask", "field", "fit", "image", "mesh", "turntable")  # what a result depends on
+# What a result depends on; where it goes and where it is computed are left out.
+SHAPING = ("method", "preset", "seed", "rig", "mask", "field", "fit", "image", "mesh", "turntable")
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,10 @@ def reconstruct_all(cfg: Mapping[str, Any], out: Path) -> None:
             failures.append(str(error))
         line["seconds"] = round(time.monotonic() - started, 1)
         print(f"{line['status']}: {item.views} -> {item.folder}" + (f" ({line['error']})" if "error" in line else ""))
-        with open(out / "results.jsonl", "a", encoding="utf-8") as file:
+        with (out / "results.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     if failures:
-        raise BadRequest(f"{len(failures)} of {len(items)} view sets failed; the first: {failures[0]} (all: results.jsonl)")
+        raise BadRequest(f"{len(failures)} of {len(items)} view sets failed (results.jsonl); the first: {failures[0]}")
 
 
 def find_items(spec: str, out: Path, *, rig: str | None) -> list[Item]:
@@ -65,17 +67,23 @@ def find_items(spec: str, out: Path, *, rig: str | None) -> list[Item]:
     literal = Path(spec).expanduser()
     if _is_view_set(literal, rig):
         return [Item(literal, out)]
-    found = sorted(literal.iterdir(), key=natural_key) if literal.is_dir() else map(Path, glob.glob(str(literal)))
+    found = sorted(literal.iterdir(), key=natural_key) if literal.is_dir() else _glob(literal)
     folders = sorted((path for path in found if _is_view_set(path, rig)), key=natural_key)
     if not folders:
         wanted = f"folder with {TRANSFORMS}" if rig is None else "folder with .png images"
-        raise BadViewSet(f"views={spec}: no {wanted} there; give a view set, a folder of them or a quoted glob"
-                         + (", or rig=syncdreamer for plain images" if rig is None else ""))
+        raise BadViewSet(
+            f"views={spec}: no {wanted} there; give a view set, a folder of them or a quoted glob"
+            + (", or rig=syncdreamer for plain images" if rig is None else "")
+        )
     if len(folders) == 1:
         return [Item(folders[0], out)]
     root = os.path.commonpath([folder.resolve() for folder in folders])
     names = ["_".join(folder.resolve().relative_to(root).parts) for folder in folders]
     return [Item(folder, out / name) for folder, name in zip(folders, names, strict=True)]
+
+
+def _glob(pattern: Path) -> list[Path]:
+    return [Path(match) for match in glob.glob(str(pattern))]  # noqa: PTH207 (Path.glob takes no absolute patterns)
 
 
 def _is_view_set(folder: Path, rig: str | None) -> bool:
@@ -99,7 +107,8 @@ def reconstruct(item: Item, cfg: Mapping[str, Any]) -> dict[str, Any]:
     work = item.folder / f".work-{key[:12]}"  # a killed fit with these settings, if any, left its checkpoints here
     work.mkdir(parents=True, exist_ok=True)
     record = {"key": key, **make_asset(views, cfg, work)}
-    record["provenance"] = provenance(dict(cfg), seed=cfg["seed"]) | {"views": str(item.views), "source": views.provenance}
+    source = {"views": str(item.views), "source": views.provenance}
+    record["provenance"] = provenance(dict(cfg), seed=cfg["seed"]) | source
     _publish(work, item.folder, record)
     return {"status": "done", **_summary(record)}
 
@@ -125,7 +134,7 @@ def make_asset(views: ViewSet, cfg: Mapping[str, Any], work: Path) -> dict[str, 
     write_mesh(work / "mesh.ply", mesh)
     textured = None
     if cfg["mesh"]["texture_size"]:
-        textured = bake_texture(mesh, size=cfg["mesh"]["texture_size"])
+        textured = bake_texture(mesh, size=cfg["mesh"]["texture_size"], color_at=_painter(field, device))
         write_mesh(work / "mesh.obj", textured)
     write_mesh(work / "mesh.glb", textured or mesh)
     seconds["mesh"], clock = time.process_time() - clock, time.process_time()
@@ -142,6 +151,11 @@ def make_asset(views: ViewSet, cfg: Mapping[str, Any], work: Path) -> dict[str, 
         "turntable": {"file": written.name, "through": turntable.through},
         "cpu_seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
+
+
+def _painter(field: Any, device: torch.device, chunk: int = 1 << 15) -> Callable[[Tensor], Tensor]:
+    """The field's surface colours, for any number of points."""
+    return lambda points: torch.cat([field.surface_color(part.to(device)).cpu() for part in points.split(chunk)])
 
 
 def shrink(views: ViewSet, max_size: int | None) -> ViewSet:
@@ -188,7 +202,7 @@ def _publish(work: Path, folder: Path, record: dict[str, Any]) -> None:
         target = folder / path.name
         if target.is_dir():
             shutil.rmtree(target)
-        os.replace(path, target)
+        path.replace(target)
         record["files"][path.name] = sha256_file(target) if target.is_file() else None
     with atomic_file(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -3,9 +3,9 @@
     python -m projects.benchmark.reconstruct views=DIR method=neus preset=toybox out=outputs/chair
     python -m projects.benchmark.reconstruct views=RENDERINGS rig=syncdreamer preset=medium
 
-Leaves `mesh.glb`, `mesh.ply`, `turntable.mp4`, `metrics.csv` and `asset.json` in `out`, or, for several view sets, in one
-folder each, with `results.jsonl` beside them. `asset.json` comes last: with it a result is finished, and a second run
-with the same settings skips it; with other settings it refuses, unless overwrite=true. A killed run continues.
+Leaves `mesh.glb`, `mesh.ply`, `turntable.mp4`, `metrics.csv` and `asset.json` in `out`, or, for several view sets, in
+one folder each, with `results.jsonl` beside them. `asset.json` comes last: with it a result is finished, and a second
+run with the same settings skips it; with other settings it refuses, unless overwrite=true. A killed run continues.
 """
 
 from pathlib import Path

@@ -36,7 +36,9 @@ def assert_names_agree_both_ways(table, module, official):
 def test_the_networks_of_zero123_and_syncdreamer_match_the_published_key_lists(name, clip_prefix):
     keys, _ = load("syncdreamer", name + ".keys")
     networks = ("model.diffusion_model.", "first_stage_model.", clip_prefix)
-    added = {f"model.diffusion_model.{part}": "SyncDreamer's own" for part in ("middle_conditions", "output_conditions")}
+    added = {
+        f"model.diffusion_model.{part}": "SyncDreamer's own" for part in ("middle_conditions", "output_conditions")
+    }
     with torch.device("meta"):
         official = {key: torch.empty(shape) for key, shape in keys.items() if key.startswith(networks)}
         ours = nn.ModuleDict({
@@ -56,7 +58,7 @@ def test_the_networks_of_zero123_and_syncdreamer_match_the_published_key_lists(n
 
 
 def test_the_unet_and_vae_of_mvdream_match_the_published_key_list():
-    keys, _ = load("mvdream_sds", "sd-v2.1-base-4view.keys")
+    keys = load("mvdream_sds", "sd-v2.1-base-4view.keys")[0]["keys"]
     networks = ("model.diffusion_model.", "first_stage_model.")
     with torch.device("meta"):
         official = {key: torch.empty(shape) for key, shape in keys.items() if key.startswith(networks)}
@@ -138,7 +140,7 @@ def test_a_key_outside_the_table_is_refused_with_a_guess_of_its_origin():
 
 
 def test_two_keys_for_one_tensor_are_refused():
-    with pytest.raises(BadCheckpoint, match="both mean 'x.weight'"):
+    with pytest.raises(BadCheckpoint, match=r"both mean 'x\.weight'"):
         rename({"a.weight": torch.zeros(1), "b.weight": torch.zeros(1)}, [("a", "x"), ("b", "x")])
 
 
@@ -181,7 +183,9 @@ def test_a_module_on_the_meta_device_takes_the_tensors_themselves():
 
 
 def test_the_kind_of_a_checkpoint_is_guessed_from_its_names():
-    assert likely_kind({"spatial_volume.x": torch.zeros(1), "cc_projection.weight": torch.zeros(1)}).startswith("a Sync")
+    assert likely_kind({"spatial_volume.x": torch.zeros(1), "cc_projection.weight": torch.zeros(1)}).startswith(
+        "a Sync"
+    )
     assert likely_kind({"down_blocks.0.weight": torch.zeros(1), "time_embedding.linear_1.bias": torch.zeros(1)}) == (
         "a diffusers UNet"
     )

@@ -27,8 +27,8 @@ class Call:
 
 
 def by_hand(module, name, argument):
-    """A pickle of protocol 0 that calls a function by its name, which need not exist here."""
-    return f"c{module}\n{name}\n(V{argument}\ntR.".encode()
+    """A pickle that calls a function by its name, which need not exist here."""
+    return f"\x80\x02c{module}\n{name}\n(V{argument}\ntR.".encode("latin1")
 
 
 ATTACKS = {

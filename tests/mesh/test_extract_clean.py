@@ -68,7 +68,7 @@ def test_cleaning_drops_floaters_and_keeps_large_parts():
     largest, report = clean_mesh(mesh, min_component=1.0)
     assert (report.num_components, report.removed_components) == (1, 1)
     assert largest.vertices[:, 0].max() < 0
-    both, report = clean_mesh(mesh, min_component=0.01)
+    _, report = clean_mesh(mesh, min_component=0.01)
     assert (report.num_components, report.removed_components) == (2, 0)
 
 

@@ -41,7 +41,7 @@ def test_gradients_are_the_official_ones():
 def test_visibility_is_the_official_one():
     out = _render(DATA["sigma"], DATA["rgb"])
     name = next(key for key in DATA if key.startswith("visible_"))
-    eps, threshold = (float(part.strip("epsalpha")) for part in name.split("_")[1:])
+    eps, threshold = (float(part.removeprefix("eps").removeprefix("alpha")) for part in name.split("_")[1:])
     seen = visible(out["transmittance"], out["alpha"], min_transmittance=eps, min_alpha=threshold)
     assert_close(seen, DATA[name])
 

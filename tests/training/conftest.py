@@ -29,14 +29,16 @@ def one_thread() -> Any:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def whole(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """The folder of an uninterrupted run; made once."""
-    if not hasattr(whole, "folder"):
-        folder = tmp_path_factory.mktemp("whole") / "run"
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run."""
+    folder, threads = tmp_path_factory.mktemp("whole") / "run", torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core_config, "ALLOWED", (*core_config.ALLOWED, "tests"))
         run(toy.config(folder, model__journal=str(folder.parent / "journal.txt")))
-        whole.folder = folder  # type: ignore[attr-defined]
-    return whole.folder  # type: ignore[attr-defined]
+    torch.set_num_threads(threads)
+    return folder
 
 
 @pytest.fixture

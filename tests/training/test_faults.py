@@ -93,8 +93,8 @@ def test_the_lock_of_a_dead_process_is_taken_over(
     tmp_path: Path, in_child: Callable[[Callable[[], object]], int]
 ) -> None:
     def die_holding_it() -> None:
-        lock.run_lock(tmp_path).__enter__()
-        os._exit(7)
+        with lock.run_lock(tmp_path):
+            os._exit(7)
 
     assert in_child(die_holding_it) == 7
     assert (tmp_path / "run.lock").exists()

@@ -57,7 +57,8 @@ class ToyDenoiser(TrainingModule):
             self.calls += 1
             error = error * self.disturb()
             if self.journal:
-                with Path(self.journal).open("a") as file:
+                rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else ""
+                with Path(f"{self.journal}{rank}").open("a") as file:
                     print(batch["index"].tolist(), eps.double().sum().item(), error.mean().item(), file=file)
         return {"loss": error.mean(), "worst": error.amax()}
 

@@ -27,6 +27,7 @@ from projects.syncdreamer.sampler import sample
 from projects.syncdreamer.system import SyncDreamerSystem
 from projects.syncdreamer.volume import FrustumNet, SpatialNet, SpatialVolume, TargetViewEncoder
 from tests.golden_fixture import load, rule_w
+from tests.projects.syncdreamer import tiny
 
 
 def close(actual, expected, tolerance=1e-4):
@@ -89,7 +90,7 @@ def cameras_from(poses, intrinsics, size):
 def test_the_analytic_rig_has_the_published_cameras():
     info, data = load("syncdreamer", "camera")
     poses = orbit(data["azimuths_pkl"].double(), data["elevations_pkl"].double(), data["distances_pkl"])
-    cameras = Cameras(poses, data["K"].double(), 256, 256)
+    cameras = Cameras(poses, data["K"].double().expand(len(poses), 3, 3), 256, 256)
     difference = (cameras.world_to_camera[:, :3] - data["poses_pkl"]).abs().max()
     assert difference <= 1e-7 + info["analytic_pose_max_abs_diff"]
 
@@ -105,15 +106,11 @@ def test_view_embedding():
 def test_the_models_azimuths_are_the_published_buffer():
     _, data = load("syncdreamer", "camera")
     num_views = len(data["azimuth_buffer"])
-    unet = UNet2DConditionModel(
-        in_channels=8, block_out_channels=[8, 8], down_block_types=["DownBlock2D"] * 2, up_block_types=["UpBlock2D"] * 2,
-        norm_num_groups=8, cross_attention_dim=8, layers_per_block=1,
-    )  # fmt: skip
-    volume = SpatialVolume(target_encoder=None, spatial_net=None, frustum_net=None)
-    model = SyncDreamer(unet=unet, volume=volume, volume_channels=[16, 16], num_views=num_views)
+    model = tiny.denoiser(num_views)
+    size = round(data["K"][0, 2].item() * 2)
     close(model.azimuths, data["azimuth_buffer"], 1e-6)
     close(model.world_to_camera, data["poses_pkl"].float(), 1e-6)
-    close(model.intrinsics, data["K"].expand(num_views, 3, 3), 1e-6)
+    close(model.cameras.scaled(size, size).intrinsics, data["K"].expand(num_views, 3, 3), 1e-5)
 
 
 def test_warp_coordinates():
@@ -222,8 +219,7 @@ def test_depth_transformer(folded):
 def test_unet_with_depth_attention():
     info, data = load("syncdreamer", "unet")
     kwargs = info["kwargs"]
-    volume = SpatialVolume(target_encoder=None, spatial_net=None, frustum_net=None)
-    model = build_denoiser(kwargs, volume)
+    model = build_denoiser(kwargs, tiny.volume())
     table = checkpoint.denoiser_table(**unet_layout(kwargs), ours="")
     table = NameTable([(a, b) for a, b in table.pairs if a.startswith(info["key_prefix"])])
     network = {name: part for name, part in model.named_children() if name in ("unet", "depth_middle", "depth_up")}
@@ -237,7 +233,7 @@ def test_unet_with_depth_attention():
 
 def test_unet_intermediates():
     info, data = load("syncdreamer", "unet")
-    model = build_denoiser(info["kwargs"], SpatialVolume(target_encoder=None, spatial_net=None, frustum_net=None))
+    model = build_denoiser(info["kwargs"], tiny.volume())
     table = checkpoint.denoiser_table(**unet_layout(info["kwargs"]), ours="")
     table = NameTable([(a, b) for a, b in table.pairs if a.startswith(info["key_prefix"])])
     fill(torch.nn.ModuleDict({n: p for n, p in model.named_children() if n in ("unet", "depth_middle", "depth_up")}), table)
@@ -334,13 +330,10 @@ def condition_of(data):
 
 
 def system_of(denoiser, kwargs):
-    class Untouched(torch.nn.Module):
-        scaling_factor = 0.18215
-
     return SyncDreamerSystem(
         denoiser=denoiser,
-        latents=Untouched(),
-        image_encoder=Untouched(),
+        latents=tiny.latents(),
+        image_encoder=tiny.image_encoder(),
         drop_conditions=kwargs["drop_conditions"],
         finetune_unet=kwargs["finetune_unet"],
         finetune_projection=kwargs["finetune_projection"],

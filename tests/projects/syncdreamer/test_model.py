@@ -1,0 +1,170 @@
+"""SyncDreamer beyond the fixtures: what must not change the result, and what must."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from core.config import instantiate
+from core.errors import BadCheckpoint, BadRequest
+from core.settings import composed, settings
+from projects.syncdreamer import checkpoint, generate
+from projects.syncdreamer.model import Condition
+from projects.syncdreamer.sampler import sample
+from projects.syncdreamer.system import keep_masks
+from tests.golden_fixture import golden_root
+from tests.projects.syncdreamer import tiny
+
+
+@pytest.fixture(scope="module")
+def denoiser():
+    torch.manual_seed(0)
+    model = tiny.denoiser().eval()
+    for name, parameter in model.named_parameters():
+        if "proj_out" in name or "conv_out" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def a_condition(batch=1):
+    generator = torch.Generator().manual_seed(1)
+    return Condition(
+        torch.randn(batch, 1, tiny.CONTEXT, generator=generator),
+        torch.randn(batch, 4, 8, 8, generator=generator),
+        torch.full((batch,), 0.3),
+    )
+
+
+@pytest.mark.parametrize("views_per_batch", [1, 5, 8])
+def test_the_number_of_views_in_a_batch_does_not_change_the_images(denoiser, views_per_batch):
+    results = []
+    for per_batch in (16, views_per_batch):
+        random = torch.Generator().manual_seed(3)
+        draw = lambda shape, random=random: torch.randn(shape, generator=random)  # noqa: E731
+        results.append(sample(denoiser, a_condition(), draw, num_steps=2, views_per_batch=per_batch))
+    assert_close(*results, rtol=0, atol=1e-5)
+
+
+def test_samples_of_a_batch_do_not_see_each_other(denoiser):
+    x, t = torch.randn(2, 16, 4, 8, 8), torch.tensor([100, 700])
+    both = a_condition(2)
+    with torch.no_grad():
+        together = denoiser.denoise(x, t, both)
+        alone = denoiser.denoise(x[1:], t[1:], Condition(both.context[1:], both.latents[1:], both.elevation[1:]))
+    assert_close(together[1:], alone, rtol=0, atol=1e-5)
+
+
+def test_every_view_depends_on_every_noisy_view(denoiser):
+    x, t = torch.randn(1, 16, 4, 8, 8), torch.tensor([500])
+    changed = x.clone()
+    changed[:, 5] += 1
+    with torch.no_grad():
+        difference = (denoiser.denoise(x, t, a_condition()) - denoiser.denoise(changed, t, a_condition())).abs()
+    assert (difference.amax(dim=(0, 2, 3, 4)) > 1e-6).all()
+
+
+def test_guidance_with_empty_volumes_equals_zeroed_ones(denoiser):
+    x, t, condition = torch.randn(3, 4, 8, 8), torch.tensor([10, 20, 30]), a_condition(3)
+    zero_volumes = [torch.zeros(3, 8, 4, 8, 8), torch.zeros(3, 16, 2, 4, 4)]
+    with torch.no_grad():
+        fast = denoiser.predict(x, t, condition.context, condition.latents, None)
+        plain = denoiser.predict(x, t, condition.context, condition.latents, zero_volumes)
+    assert_close(fast, plain, rtol=0, atol=1e-5)
+
+
+def test_another_number_of_views_is_refused_with_a_model_that_can(denoiser):
+    with pytest.raises(BadRequest, match="exactly 16 views, 17 were asked for.*viewfusion"):
+        denoiser.denoise(torch.zeros(1, 17, 4, 8, 8), torch.tensor([1]), a_condition())
+
+
+def test_each_twentieth_of_the_draw_drops_its_part():
+    latents, volume, context = keep_masks(torch.tensor([0.0, 0.05, 0.07, 0.12, 0.18, 0.21, 0.99]))
+    assert latents.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert volume.tolist() == [0, 0, 1, 0, 1, 1, 1]
+    assert context.tolist() == [0, 0, 1, 1, 0, 1, 1]
+
+
+def test_training_lowers_the_loss_of_one_batch():
+    torch.manual_seed(0)
+    system = tiny.system(finetune_unet=True, finetune_projection=True, fresh_lr_scale=1.0)
+    batch = {
+        "target_pixels": torch.rand(1, 16, 3, 32, 32) * 2 - 1,
+        "input_pixels": torch.rand(1, 3, 32, 32) * 2 - 1,
+        "input_elevation": torch.tensor([[0.2]]),
+    }
+    optimizer = torch.optim.Adam(system.parameter_groups(2e-3))
+    losses = []
+    for _ in range(30):
+        loss = system.loss(batch, torch.Generator().manual_seed(7))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_what_is_frozen_gets_no_gradient():
+    system = tiny.system()
+    trained = set(system.trained())
+    assert all(name.startswith(("denoiser.depth_", "denoiser.volume", "denoiser.time_embedding")) for name in trained)
+    grouped = {id(p) for group in system.parameter_groups(1e-4) for p in group["params"]}
+    assert grouped == {id(parameter) for parameter in system.trained().values()}
+
+
+@pytest.fixture(scope="module")
+def full_size():
+    program = generate.main.program
+    cfg = settings(program, composed(program, ["input=x"]))
+    with torch.device("meta"):
+        return instantiate(cfg.model)
+
+
+def official_shapes(name):
+    listed = json.loads((golden_root() / "syncdreamer" / f"{name}.keys.json").read_text())
+    return {key: tuple(shape) for key, shape in listed.items()}
+
+
+def test_the_published_checkpoint_has_exactly_our_tensors(full_size):
+    """Both ways: each official tensor has its place in our model, and each of ours its official one."""
+    official, table = official_shapes("syncdreamer-pretrain"), checkpoint.official_table()
+    ours = {name: tuple(tensor.shape) for name, tensor in full_size.state_dict().items()}
+    written = {name: tuple(t.shape) for name, t in table.write(full_size.state_dict()).items()}
+    assert written == {key: shape for key, shape in official.items() if key not in dropped(official, table)}
+    read = table.read({key: torch.empty(shape, device="meta") for key, shape in official.items()})
+    assert {name: tuple(tensor.shape) for name, tensor in read.items()} == ours
+
+
+def dropped(official, table):
+    return [key for key in official if any(key == path or key.startswith(f"{path}.") for path in table.dropped)]
+
+
+def test_what_is_dropped_of_the_published_checkpoint_is_clips_text_tower_alone():
+    official, table = official_shapes("syncdreamer-pretrain"), checkpoint.official_table()
+    assert all(key.startswith("clip_image_encoder.model.") and ".visual." not in key for key in dropped(official, table))
+
+
+def test_zero123_gives_a_fine_tuning_all_it_has(full_size, tmp_path, monkeypatch):
+    state = {key: torch.empty(shape, device="meta") for key, shape in official_shapes("zero123-xl").items()}
+    monkeypatch.setattr(checkpoint, "read_checkpoint", lambda path: state)
+    checkpoint.load_zero123(full_size, Path("zero123-xl.ckpt"))
+    used = set(checkpoint.zero123_table().read(state))
+    ours = set(full_size.state_dict())
+    assert used <= ours
+    fresh = {name.split(".")[1] for name in ours - used}
+    assert fresh == {"volume", "depth_middle", "depth_up", "time_embedding", "schedule", "world_to_camera", "intrinsics",
+                     "azimuths"}  # fmt: skip
+
+
+def test_a_four_channel_unet_is_widened_with_zeros():
+    key = "model.diffusion_model.input_blocks.0.0.weight"
+    weight = torch.randn(320, 4, 3, 3)
+    widened = checkpoint.widen_input({key: weight})[key]
+    assert torch.equal(widened[:, :4], weight) and not widened[:, 4:].any() and widened.shape[1] == 8
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    system = tiny.system()
+    with pytest.raises(BadCheckpoint):
+        checkpoint.load_strict(system, {"denoiser.nothing": torch.zeros(1)}, what="a test")
