@@ -1,8 +1,8 @@
 """Tensors that travel together.
 
 World: right-handed, z up, the object inside the unit sphere. Camera: x right, y down, z forward (OpenCV).
-Poses are camera-to-world, 4x4. Intrinsics are in pixels of an image `width` x `height`, where a pixel's centre stands at
-integer + 0.5 unless a function says otherwise.
+Poses are camera-to-world, 4x4. Intrinsics are in pixels of an image `width` x `height`, where a pixel's centre stands
+at integer + 0.5 unless a function says otherwise.
 """
 
 from collections.abc import Callable

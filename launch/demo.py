@@ -58,9 +58,9 @@ def write(out: Path, truth: Path, photo: Path, best: Path, input_view: int) -> N
     import trimesh
 
     from core.images import composite, read_image
+    from core.mesh.export import read_mesh
     from core.metrics.images import flip, psnr, ssim
     from core.metrics.shapes import chamfer, sample_surface
-    from core.mesh.export import read_mesh
     from core.report import ReportItem, write_report
     from core.types import Mesh
     from core.views import read_views

@@ -1,4 +1,4 @@
-"""Cameras as models read them: polar differences (Zero-1-to-3), 16 numbers (MVDream), Pluecker rays (Ouroboros3D, LGM)."""
+"""Cameras as models read them: polar differences (Zero-1-to-3), 16 numbers (MVDream), Pluecker rays (Ouroboros3D)."""
 
 import torch
 from einops import rearrange

@@ -60,7 +60,7 @@ def zero123(*, size: int, num_views: int = 12, seed: int = 0) -> Cameras:
 def mvdream(
     *, size: int, num_views: int = 4, elevation_deg: float = 15.0, azimuth_deg: float = 90.0, distance: float = 1.5
 ) -> Cameras:
-    """MVDream's evenly spaced views; its azimuth 90 is +x here. It reads directions only: lens and distance are ours."""
+    """MVDream's evenly spaced views; its azimuth 90 is +x here. It reads directions: lens and distance are ours."""
     azimuths = _turn(num_views, math.radians(azimuth_deg - 90.0))
     return ring(azimuths, math.radians(elevation_deg), distance, BLENDER_FOCAL, size)
 

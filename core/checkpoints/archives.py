@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.checkpoints.pickles import DATA_BUILDERS, Note, NotingUnpickler, Refused, resolve
+from core.checkpoints.datafiles import DATA_BUILDERS
+from core.checkpoints.pickles import Note, NotingUnpickler, Refused, resolve
 
 # Of the older format: three pickles with these contents precede the object.
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C

@@ -19,7 +19,8 @@ from typing import Any
 from torch import Tensor
 
 from core.checkpoints.archives import Archive, read_sequence, read_zip
-from core.checkpoints.pickles import Note, as_mapping, broken_pickle_as, read_legacy_pickle
+from core.checkpoints.datafiles import read_legacy_pickle
+from core.checkpoints.pickles import Note, as_mapping, broken_pickle_as
 from core.checkpoints.tensorfiles import read_header, read_tensors, write_tensors
 from core.errors import BadCheckpoint, BadOutput, MissingWeights
 from core.files import sha256_file

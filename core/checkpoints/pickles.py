@@ -2,8 +2,8 @@
 
 A pickle is a program: it may call any function of any package. This reader executes only what builds lists, tuples,
 dicts, sets, strings and numbers. Every class or function that a pickle asks for becomes a `Note` of its name and
-arguments; nothing is imported or called. `resolve` then turns the few notes we know (numpy arrays; tensors, in
-`archives`) into values, from checked arguments.
+arguments; nothing is imported or called. `resolve` then turns the notes that its caller knows (numpy arrays in
+`datafiles`, tensors in `archives`) into values, from checked arguments.
 
 A name from Python's own library other than a handful of plain types is refused at once (os.system, builtins.eval), and
 so is a call of any function we do not know. A foreign class (a training callback, a configuration object) stays a
@@ -12,16 +12,13 @@ note, and is nobody's business unless it stands where a tensor should.
 
 import io
 import pickle
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
-from core.errors import BadData, UserError
+from core.errors import UserError
 
 MAX_DEPTH = 200  # of nested containers
 
@@ -228,102 +225,3 @@ def as_mapping(value: Any) -> dict | None:
         pairs = [] if value.path != "collections.OrderedDict" or not value.args else value.args[0]
         return dict([*map(tuple, pairs), *value.items])
     return None
-
-
-def read_legacy_pickle(path: str | Path) -> Any:
-    """Lists, tuples, dicts, sets, strings, numbers, and numpy arrays and scalars of a pickle; anything else is refused.
-
-    Meant for the small files that describe data sets (`uid_set.pkl`, `meta.pkl`, `camera-16.pkl`).
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise BadData(f"no file {path}; check the path")
-    with broken_pickle_as(BadData, path), path.open("rb") as file:
-        content = resolve(NotingUnpickler(file).load(), DATA_BUILDERS)
-        if file.read(1):
-            raise BadData(f"{path}: more follows after the pickled object; this is no file of data")
-        return content
-
-
-def _array(note: Note, inner: Callable[[Any], Any]) -> np.ndarray:
-    """`_reconstruct` and a state (version, shape, dtype, Fortran order, bytes), as numpy writes an array."""
-    _, shape, dtype, fortran, data = (inner(x) if i != 4 else x for i, x in enumerate(_tuple(note.state, 5)))
-    raw = data.encode("latin1") if isinstance(data, str) else inner(data)
-    return _from_bytes(raw, dtype, shape, "F" if fortran else "C")
-
-
-def _frombuffer(note: Note, inner: Callable[[Any], Any]) -> np.ndarray:
-    """Protocol 5's (bytes, dtype, shape, order)."""
-    data, dtype, shape, order = (inner(x) for x in _tuple(note.args, 4))
-    return _from_bytes(data, dtype, shape, order)
-
-
-def _scalar(note: Note, inner: Callable[[Any], Any]) -> np.generic:
-    dtype, data = (inner(x) for x in _tuple(note.args, 2))
-    return _from_bytes(data.encode("latin1") if isinstance(data, str) else data, dtype, (), "C")[()]
-
-
-def _from_bytes(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    if not isinstance(dtype, np.dtype) or not isinstance(data, (bytes, bytearray)) or order not in ("C", "F"):
-        raise Refused("it holds a malformed array")
-    return np.frombuffer(data, dtype).copy().reshape(shape, order=order)
-
-
-def _dtype(note: Note, _: Callable[[Any], Any]) -> np.dtype:
-    """Numbers, booleans and strings of a fixed length; no objects and no records."""
-    name = note.args[0] if note.args else None
-    order = note.state[1] if isinstance(note.state, tuple) and len(note.state) > 1 else "="
-    if not isinstance(name, str) or not re.fullmatch(r"[biufcSU]\d{1,4}", name) or order not in ("<", ">", "|", "="):
-        raise Refused(f"it holds an array of {name!r}")
-    return np.dtype(name).newbyteorder(order)
-
-
-def _tuple(value: Any, length: int) -> tuple:
-    if not isinstance(value, tuple) or len(value) != length:
-        raise Refused("it holds a malformed array")
-    return value
-
-
-def _text(note: Note, _: Callable[[Any], Any]) -> bytes:
-    text, encoding = _tuple(note.args, 2)
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise Refused("it holds malformed bytes")
-    return text.encode("latin1")
-
-
-def _collection(kind: Callable[[Any], Any]) -> Builder:
-    """A set or the like, made from one container."""
-
-    def build(note: Note, inner: Callable[[Any], Any]) -> Any:
-        content = inner(note.args[0]) if note.args else ()
-        if not isinstance(content, (list, tuple, bytes)):
-            raise Refused("it holds a malformed container")
-        return kind(content)
-
-    return build
-
-
-def _mapping(note: Note, inner: Callable[[Any], Any]) -> dict:
-    return {inner(key): inner(value) for key, value in (as_mapping(note) or {}).items()}
-
-
-def _complex(note: Note, _: Callable[[Any], Any]) -> complex:
-    real, imaginary = _tuple(note.args, 2)
-    if not isinstance(real, float) or not isinstance(imaginary, float):
-        raise Refused("it holds a malformed number")
-    return complex(real, imaginary)
-
-
-DATA_BUILDERS: dict[str, Builder] = {
-    "numpy.core.multiarray._reconstruct": _array,
-    "numpy.core.multiarray.scalar": _scalar,
-    "numpy.core.numeric._frombuffer": _frombuffer,
-    "numpy.dtype": _dtype,
-    "_codecs.encode": _text,
-    "collections.OrderedDict": _mapping,
-    "builtins.set": _collection(set),
-    "builtins.frozenset": _collection(frozenset),
-    "builtins.bytearray": _collection(bytearray),
-    "builtins.bytes": _collection(bytes),
-    "builtins.complex": _complex,
-}

@@ -73,7 +73,10 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
         taken.add(separate[name].untyped_storage().data_ptr())
     metadata = {"format": "pt", **(metadata or {}), CONTENT: content_digest(separate)}
     with atomic_file(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it; the library would keep the file to its owner
         save_file(separate, temporary, metadata=metadata)
+        temporary.chmod(mode)
 
 
 def content_digest(state: Mapping[str, Tensor]) -> str:
@@ -82,7 +85,7 @@ def content_digest(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

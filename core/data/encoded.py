@@ -1,7 +1,7 @@
 """Toybox views whose images went through the frozen encoders once, so that training reads latents.
 
-Exact: the autoencoder's noise is still drawn at every step, from stored means and log-variances (in 16 bits, whose rounding
-is a thousandth of that noise). Started views and their order are those of `ToyboxViews`.
+Exact: the autoencoder's noise is still drawn at every step, from stored means and log-variances (in 16 bits, whose
+rounding is far below that noise). Started views and their order are those of `ToyboxViews`.
 """
 
 import hashlib

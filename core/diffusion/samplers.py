@@ -22,7 +22,7 @@ def uniform_timesteps(num_steps: int, num_timesteps: int = 1000) -> Int[Tensor, 
         counts = [n for n in range(1, num_timesteps) if _is_exact(n, num_timesteps)]
         nearest = sorted(sorted(counts, key=lambda n: abs(n - num_steps))[:2])
         raise BadRequest(
-            f"{num_steps} sampling steps do not divide {num_timesteps} timesteps evenly; use {nearest[0]} or {nearest[1]}"
+            f"{num_steps} sampling steps do not divide {num_timesteps} timesteps; use {nearest[0]} or {nearest[1]}"
         )
     return torch.arange(0, num_timesteps, num_timesteps // num_steps) + 1
 
@@ -35,7 +35,7 @@ def _is_exact(num_steps: int, num_timesteps: int) -> bool:
 
 @dataclass(frozen=True)
 class DDIMSchedule:
-    """Per step, ascending in time: timestep, abar_t, abar_s of the step before it in time, and the added noise's sigma."""
+    """Per step, ascending in time: timestep t, abar_t, abar_s of the step before it, and the added noise's sigma."""
 
     timesteps: Int[Tensor, "steps"]
     alphas: Float[Tensor, "steps"]

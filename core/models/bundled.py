@@ -17,7 +17,9 @@ def weights_folder(folder: str) -> Path:
     for path in (Path(folder), WEIGHTS / folder):
         if path.is_dir():
             return path
-    raise MissingWeights(f"no weights {folder!r}, neither as a path nor in {WEIGHTS}; `make weights` remakes bundled ones")
+    raise MissingWeights(
+        f"no weights {folder!r}, neither as a path nor in {WEIGHTS}; `make weights` remakes bundled ones"
+    )
 
 
 def latents(folder: str) -> Latents:

@@ -58,6 +58,7 @@ class Keeper:
         self.root = Path(config["out"]) / "checkpoints"
         self.slowest_s = 0.0
         self.failures = 0
+        self.cpu_before_s = 0.0  # CPU seconds of the processes that this run continues
         self.spare: set[str] = set()  # broken checkpoints: reported, never deleted
         self.facts = {
             "config": dict(config),
@@ -82,6 +83,7 @@ class Keeper:
         for name, what in (("threads", "threads"), ("world_size", "processes")):
             if old[name] != self.facts[name]:
                 self.say(f"{old[name]} {what} before, {self.facts[name]} now: results will differ in the last digits")
+        self.cpu_before_s = old.get("cpu_seconds", 0.0)
         position = self._restore(snapshot)
         self.say(f"continuing from step {position.step}")
         return position
@@ -128,13 +130,17 @@ class Keeper:
         state = dict(self.module.state_dict())
         if self.ema is not None:
             state |= {name: average.to(state[name]) for name, average in self.ema.averages.items()}
-        record = provenance(self.config, seed=self.config["seed"])
+        record = provenance(self.config, seed=self.config["seed"]) | {"cpu_seconds": round(self.cpu_seconds())}
         with atomic_folder(Path(self.config["out"]) / "weights", overwrite=True) as folder:
             checkpoints.save_tensors(self.module.export(state), folder / "model.safetensors")
             checkpoints.save_json(record, folder / "provenance.json")
 
+    def cpu_seconds(self) -> float:
+        """User and system time of this process and of those that it continues."""
+        return self.cpu_before_s + time.process_time()
+
     def _capture(self, position: Position) -> Snapshot:
-        state = self.facts | {"position": asdict(position)}
+        state = self.facts | {"position": asdict(position), "cpu_seconds": self.cpu_seconds()}
         return snapshots.capture(position.step, self.module, self.optimizer, self.ema, state)
 
     def _restore(self, snapshot: Snapshot) -> Position:

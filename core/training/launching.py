@@ -7,6 +7,7 @@ started the program (a shell, a sweep, a test). Under SLURM they are there alrea
 import multiprocessing
 import os
 import re
+import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from core import errors
 from core.config import one_of
 from core.errors import BadConfig, UserError
-from core.training.signals import catching_signals, relay_to
+from core.training.signals import STOPPING, catching_signals, relay_to
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 
@@ -76,6 +77,8 @@ def launch(fabric: Fabric, work: Callable[[Fabric, Any], float], config: Mapping
 
 def _child(fabric: Fabric, work: Callable[[Fabric, Any], float], config: Mapping[str, Any]) -> float:
     os.setsid()
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_DFL)  # the parent's handlers are not this process's
     try:
         return work(fabric, config)
     except KeyboardInterrupt:

@@ -17,7 +17,7 @@ def input_repeated(inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n v 3 h w
 
 
 def mean_view(pack: ToyboxPack) -> Float[Tensor, "3 h w"]:
-    """The mean of all target views of the training objects (objects have no preferred start, so one mean serves all)."""
+    """The mean of all training target views (objects have no preferred start, so one mean serves all 16)."""
     total = sum(pack.pixels(i, range(NUM_VIEWS)).double().mean(dim=0) for i in range(len(pack.uids)))
     return (total / len(pack.uids)).float()
 

@@ -68,7 +68,7 @@ def official_table() -> NameTable:
 
 
 def zero123_table() -> NameTable:
-    """What a fine-tuning takes from `zero123-xl.ckpt`: plain UNet weights (not their average), VAE, CLIP, projection."""
+    """What a fine-tuning takes from `zero123-xl.ckpt`: the UNet (not its average), VAE, CLIP and projection."""
     backbone = ldm.unet_pairs(num_levels=4, layers_per_block=2, attention_levels=(0, 1, 2), ours="denoiser.unet.")
     used = [name for name in SCHEDULE if name != "alphas"]  # alphas alone is not among Zero-1-to-3's buffers
     rest = [("cc_projection", "denoiser.view_projection"), *((name, f"denoiser.schedule.{name}") for name in used)]
@@ -80,7 +80,7 @@ def zero123_table() -> NameTable:
         "posterior_mean_coef1",
         "posterior_mean_coef2",
     )
-    dropped = {name: "a schedule buffer that SyncDreamer does not have" for name in unused}
+    dropped = dict.fromkeys(unused, "a schedule buffer that SyncDreamer does not have")
     dropped["model_ema"] = "SyncDreamer starts from the plain weights, as the official training does"
     return (
         NameTable([*backbone, *rest], dropped=dropped)
@@ -109,7 +109,9 @@ def load_zero123(system: nn.Module, path: Path) -> None:
     load_strict(system, {**kept, **state}, what=f"SyncDreamer's start from {path.name}")
 
 
-def widen_input(state: Mapping[str, Tensor], key: str = "model.diffusion_model.input_blocks.0.0.weight") -> dict[str, Tensor]:
+def widen_input(
+    state: Mapping[str, Tensor], key: str = "model.diffusion_model.input_blocks.0.0.weight"
+) -> dict[str, Tensor]:
     """Give a plain Stable-Diffusion UNet the four channels of the input view, with zero weights."""
     state = dict(state)
     if key in state and state[key].shape[1] == 4:

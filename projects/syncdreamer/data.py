@@ -1,8 +1,8 @@
 """SyncDreamer's official training layout: target views at fixed cameras, input views at random elevations.
 
-    target_dir/<uid>/000.png ... 015.png
-    input_dir/<uid>/000.png ... 015.png, meta.pkl = [K, azimuths, elevations (radians), distances, poses]
-    a list of uids: uid_set.pkl, or a text file with one a line
+target_dir/<uid>/000.png ... 015.png
+input_dir/<uid>/000.png ... 015.png, meta.pkl = [K, azimuths, elevations (radians), distances, poses]
+a list of uids: uid_set.pkl, or a text file with one a line
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where the voxels of SyncDreamer's spatial volume fall in each view, and where each view's frustum samples lie in space.
+"""Where the voxels of SyncDreamer's spatial volume fall in each view, and where each frustum's samples lie in space.
 
 Tensor axes of a volume are (z, y, x): vertex (i, j, k) stands at world (x, y, z) = (g_k, g_j, g_i), g from -L to L.
 Quirk: the principal point is half the map's side while sampling counts pixel centres from integers

@@ -1,7 +1,7 @@
 """SyncDreamer's denoiser: a Zero-1-to-3 UNet whose decoder looks into a volume that all views share.
 
-Liu et al. 2023 (arXiv 2309.03453). `denoise(x_t, t)` predicts the noise of all N views jointly: eq. 6 with the condition
-of figure 4. The backbone is a stock diffusers UNet; ours are the volume and ten depth-wise attention blocks.
+Liu et al. 2023 (arXiv 2309.03453). `denoise(x_t, t)` predicts the noise of all N views jointly: eq. 6 with the
+condition of figure 4. The backbone is a stock diffusers UNet; ours are the volume and ten depth-wise attention blocks.
 """
 
 from collections.abc import Sequence
@@ -215,7 +215,7 @@ class SyncDreamer(nn.Module):
     ) -> list[dict]:
         """What the paper trains: depth attention at `lr`, volume and time embedding at `fresh_lr_scale` times that.
 
-        `finetune_unet` adds the backbone, `finetune_projection` the context projection (first, as upstream orders them).
+        `finetune_unet` adds the backbone, `finetune_projection` the context projection (first, as upstream does).
         """
         depth = [*self.depth_middle.parameters(), *self.depth_up.parameters()]
         groups = [{"params": list(self.view_projection.parameters()), "lr": lr}] if finetune_projection else []

@@ -18,7 +18,7 @@ from core.batch import run_batch
 from core.config import instantiate
 from core.device import autocast, choose_device
 from core.diffusion.samplers import uniform_timesteps
-from core.errors import BadConfig, BadImage
+from core.errors import BadConfig, BadImage, BadRequest
 from core.files import atomic_folder, list_inputs
 from core.foreground import foreground_mask
 from core.images import contact_sheet, prepare_input, read_image_with_info, write_image
@@ -70,6 +70,7 @@ def generate(cfg: DictConfig) -> list[dict[str, Any]]:
     settings = Settings(**{name: cfg[name] for name in Settings.__dataclass_fields__})
     device = choose_device(cfg.device)
     inputs = list_inputs(cfg.input)
+    check_num_views(cfg.num_views, cfg.model.denoiser.num_views)
     path = weights_file(cfg.weights)
     system = instantiate(cfg.model)
     load_weights(system, path)
@@ -86,7 +87,9 @@ def generate(cfg: DictConfig) -> list[dict[str, Any]]:
                 found = [*samples(system, rgba, settings, device, lambda: bar.advance(task))]
             scores = []
             for number, (views, pixels) in enumerate(found):
-                views = ViewSet(views, views_cameras(system), image.stem, None, {**record, "input": str(image), "mask": how})
+                views = ViewSet(
+                    views, views_cameras(system), image.stem, None, {**record, "input": str(image), "mask": how}
+                )
                 write_views(folder / str(number), views)
                 write_image(folder / f"{number}.png", contact_sheet(views.rgb(), len(views)))
                 write_image(folder / "input.png", (pixels + 1) / 2)
@@ -100,6 +103,15 @@ def generate(cfg: DictConfig) -> list[dict[str, Any]]:
         return {"folder": str(final), "best": str(final / str(order[0])), "ranking": ranking, "mask": how}
 
     return run_batch(inputs, work, out=out, settings=config_hash(plain), report=console.print)
+
+
+def check_num_views(asked: int, trained: int) -> None:
+    """SyncDreamer makes the ring it was trained on, whole."""
+    if asked != trained:
+        raise BadRequest(
+            f"num_views={asked}: SyncDreamer makes exactly its {trained} views; use projects.viewfusion for any number "
+            "of views and any poses"
+        )
 
 
 def read_object(path: Path, mask: str) -> tuple[Float[Tensor, "4 h w"], str]:
@@ -146,7 +158,7 @@ def samples(
 
 
 def with_white_as_alpha(rgb: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 4 h w"]:
-    """The model paints on white: what is joined to a white border becomes transparent. An all-white view stays empty."""
+    """The model paints on white: white joined to the border becomes transparent. An all-white view stays empty."""
     masks = []
     for image in rgb:
         try:
@@ -208,5 +220,3 @@ def memory_estimate(system: SyncDreamerSystem, settings: Settings, device: torch
         f"memory: about {(weights + peak) / 2**30:.2f} GiB on {device} in 32 bits ({weights / 2**30:.2f} weights, "
         f"{peak / 2**30:.2f} activations; a smaller batch_view_num={settings.batch_view_num} lowers the latter)"
     )
-
-

@@ -37,7 +37,9 @@ def evaluate(cfg: DictConfig) -> float:
     out, device = Path(cfg.out), choose_device(cfg.device)
     test, train = open_pack(cfg.root, cfg.split), open_pack(cfg.root, "train")
     if not 1 <= cfg.num_objects <= len(test.uids):
-        raise BadConfig(f"num_objects={cfg.num_objects} must lie between 1 and the {len(test.uids)} objects of {cfg.split}")
+        raise BadConfig(
+            f"num_objects={cfg.num_objects} must lie between 1 and the {len(test.uids)} objects of {cfg.split}"
+        )
     system = instantiate(cfg.model)
     path = weights_file(cfg.weights)
     load_weights(system, path)

@@ -1,6 +1,7 @@
 """Training SyncDreamer, and the whole model with its VAE and image encoder.
 
-Liu et al. 2023, section 4.1: all N noisy views build one volume, the loss is the noise's squared error at one view (eq. 4).
+Liu et al. 2023, section 4.1: all N noisy views build one volume, the loss is the noise's squared error at one view
+(eq. 4).
 """
 
 from collections.abc import Mapping
@@ -125,7 +126,7 @@ class SyncDreamerSystem(TrainingModule):
         indices: Int[Tensor, "b k"],
         drop: Float[Tensor, "b"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Mean squared error of the noise predicted at the views `indices`; `drop` in [0, 1) chooses what is dropped."""
+        """Mean squared error of the noise at the views `indices`; `drop` in [0, 1) chooses what is dropped."""
         keep_volume = keep_context = None
         if drop is not None:
             keep_latents, keep_volume, keep_context = keep_masks(drop)
@@ -135,7 +136,6 @@ class SyncDreamerSystem(TrainingModule):
             x_t, t, condition, indices, keep_volume=keep_volume, keep_context=keep_context
         )
         return F.mse_loss(predicted, torch.take_along_dim(noise, indices[..., None, None, None], dim=1))
-
 
     @torch.no_grad()
     def preview(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Float[Tensor, "3 h w"]:
@@ -161,8 +161,10 @@ class SyncDreamerSystem(TrainingModule):
 def keep_masks(
     drop: Float[Tensor, "b"],
 ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"], Float[Tensor, "b"]]:
-    """Factors 0 or 1 for latents, volume and embedding: of each twentieth of [0, 1), the first drops all three, the next
-    three drop one each, and the other sixteen drop none."""
+    """Factors 0 or 1 for latents, volume and embedding.
+
+    Of the twentieths of [0, 1) the first drops all three, the next three drop one each, and the others drop none.
+    """
     everything = drop <= DROP_EACH
     masks = []
     for part in (1, 2, 3):

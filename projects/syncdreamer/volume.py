@@ -1,10 +1,11 @@
 """SyncDreamer's volumes: N noisy views -> one spatial volume -> one feature frustum per target view.
 
-Liu et al. 2023, SyncDreamer, section 4.2 and appendix. All layers see the timestep; the 2D encoder and the frustum network
-also see the view's embedding.
+Liu et al. 2023, SyncDreamer, section 4.2 and appendix. All layers see the timestep; the 2D encoder and the frustum
+network also see the view's embedding.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,9 @@ class TargetViewEncoder(nn.Module):
         self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.blocks = nn.ModuleList(ViewEncoderBlock(channels, time_dim, view_dim) for _ in range(num_blocks))
         self.conv_out = nn.Sequential(
-            nn.GroupNorm(min(NUM_GROUPS, channels), channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            nn.GroupNorm(min(NUM_GROUPS, channels), channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, out_channels, 3, padding=1),
         )
 
     def forward(
@@ -73,7 +76,14 @@ class ConditionedConv3d(nn.Module):
     """x + time (+ view) -> GroupNorm -> SiLU -> 3D convolution, or a transposed one that doubles the size."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, time_dim: int, view_dim: int | None, stride: int = 1, up: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        time_dim: int,
+        view_dim: int | None,
+        stride: int = 1,
+        up: bool = False,
     ) -> None:
         super().__init__()
         self.time = nn.Conv3d(time_dim, in_channels, 1)
@@ -98,7 +108,7 @@ class SpatialNet(nn.Module):
     def __init__(self, *, in_channels: int = 256, channels: Sequence[int] = (64, 128, 256, 512), time_dim: int = 256):
         super().__init__()
         kwargs = {"time_dim": time_dim, "view_dim": None}
-        steps = list(zip(channels[:-1], channels[1:], strict=True))
+        steps = list(pairwise(channels))
         self.conv_in = nn.Conv3d(in_channels, channels[0], 3, padding=1)
         self.first = ConditionedConv3d(channels[0], channels[0], **kwargs)
         self.downs = nn.ModuleList(ConditionedConv3d(a, b, stride=2, **kwargs) for a, b in steps)
@@ -134,7 +144,7 @@ class FrustumNet(nn.Module):
     ) -> None:
         super().__init__()
         kwargs = {"time_dim": time_dim, "view_dim": view_dim}
-        steps = list(zip(channels[:-1], channels[1:], strict=True))
+        steps = list(pairwise(channels))
         self.conv_in = nn.Conv3d(in_channels, channels[0], 3, padding=1)
         self.downs = nn.ModuleList(ConditionedConv3d(a, b, stride=2, **kwargs) for a, b in steps)
         self.blocks = nn.ModuleList(ConditionedConv3d(b, b, **kwargs) for _, b in steps)

@@ -54,7 +54,6 @@ class VaeSystem(TrainingModule):
         """The autoencoder's weights under its own names."""
         return {name.removeprefix("vae."): tensor for name, tensor in state.items()}
 
-
     @torch.no_grad()
     def publish(self, folder: Path, *, root: str) -> dict[str, float]:
         """Save in diffusers' format, with the scaling factor that gives latents a deviation of 1; measure held-out PSNR.

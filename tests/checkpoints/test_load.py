@@ -339,6 +339,7 @@ def test_a_pickle_is_converted_once_and_the_copy_is_used_afterwards(tmp_path):
     read_checkpoint(path)
     copy = tmp_path / "x.ckpt.converted.safetensors"
     assert header_of(copy)[0]["__metadata__"]["source_sha256"] == digest
+    assert copy.stat().st_mode == path.stat().st_mode  # whoever may read the source may read the copy
     change_content_only(path)
     assert_same(read_checkpoint(path), weights())
     assert source_sha256(path) == digest

@@ -79,7 +79,9 @@ def _kill_when_writing(patch: pytest.MonkeyPatch, written: str, step: int) -> No
     tensors, notes, pointer = checkpoints.save_tensors, checkpoints.save_json, checkpoints.atomic_file
 
     def dying(path: Path) -> None:
-        started = (path.parent / "step_00000008").is_dir() or len(list(path.parent.parent.glob("step_*"))) == step // 4 - 1
+        started = (path.parent / "step_00000008").is_dir() or len(
+            list(path.parent.parent.glob("step_*"))
+        ) == step // 4 - 1
         if path.name == written and started:
             os.kill(os.getpid(), signal.SIGKILL)
 

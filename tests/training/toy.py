@@ -34,7 +34,9 @@ class Pictures:
 class ToyDenoiser(TrainingModule):
     """Predicts the noise added to a picture; the first layer is frozen, and there is dropout and a running mean."""
 
-    def __init__(self, *, noise: float = 0.5, dropout: float = 0.1, journal: str | None = None, **training: Any) -> None:
+    def __init__(
+        self, *, noise: float = 0.5, dropout: float = 0.1, journal: str | None = None, **training: Any
+    ) -> None:
         super().__init__(**training)
         self.noise = noise
         self.frozen_layer = nn.Conv2d(3, 8, 3, padding=1).requires_grad_(False)

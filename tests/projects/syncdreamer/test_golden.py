@@ -1,6 +1,6 @@
 """SyncDreamer equals the official code: every fixture of `golden/syncdreamer` that concerns the model and its sampler.
 
-Weights come from official names by rule W, through the project's own table of names. Nothing of a fixture is typed here.
+Weights come from official names by rule W, through the project's own table of names; no number of theirs stands here.
 """
 
 from functools import partial
@@ -54,7 +54,9 @@ def build_volume(kwargs):
     features = changed["target_encoder_output_dim"]
     return SpatialVolume(
         target_encoder=TargetViewEncoder(out_channels=features, time_dim=time, view_dim=view),
-        spatial_net=SpatialNet(in_channels=features * kwargs["view_num"], channels=changed["spatial_dims"], time_dim=time),
+        spatial_net=SpatialNet(
+            in_channels=features * kwargs["view_num"], channels=changed["spatial_dims"], time_dim=time
+        ),
         frustum_net=FrustumNet(
             in_channels=changed["frustum_in_dim"], channels=changed["frustum_dims"], time_dim=time, view_dim=view
         ),
@@ -124,7 +126,9 @@ def test_warp_coordinates():
 def test_frustum_points():
     info, data = load("syncdreamer", "camera")
     target, index = info["target"], data["view_idx"]
-    cameras = cameras_from(data["poses_pkl"].float()[index], data["K"].expand(len(index), 3, 3), target["input_image_size"])
+    cameras = cameras_from(
+        data["poses_pkl"].float()[index], data["K"].expand(len(index), 3, 3), target["input_image_size"]
+    )
     depths = data["target_depth"][:, 0, :, 0, 0]
     near, far = depths[:, 0], depths[:, -1]
     points, found = frustum_points(cameras, target["volume_size"], target["depth_size"], near, far)
@@ -236,7 +240,10 @@ def test_unet_intermediates():
     model = build_denoiser(info["kwargs"], tiny.volume())
     table = checkpoint.denoiser_table(**unet_layout(info["kwargs"]), ours="")
     table = NameTable([(a, b) for a, b in table.pairs if a.startswith(info["key_prefix"])])
-    fill(torch.nn.ModuleDict({n: p for n, p in model.named_children() if n in ("unet", "depth_middle", "depth_up")}), table)
+    fill(
+        torch.nn.ModuleDict({n: p for n, p in model.named_children() if n in ("unet", "depth_middle", "depth_up")}),
+        table,
+    )
     volumes = [data[f"volume_{data['x'].shape[-1] // 2**level}"] for level in range(len(info["kwargs"]["volume_dims"]))]
     seen = {}
 
@@ -273,14 +280,22 @@ def test_volume_networks():
         close(net(data["x"], data["t_embed"], data["v_embed"]), data["target_encoder_out"])
 
     net = SpatialNet(in_channels=spatial["input_dim"], channels=spatial["dims"], time_dim=spatial["time_dim"])
-    fill(net, strip(checkpoint.spatial_net_pairs(prefix["SpatialTime3DNet"].rstrip("."), "x", num_levels=len(spatial["dims"]))))
+    fill(
+        net,
+        strip(
+            checkpoint.spatial_net_pairs(prefix["SpatialTime3DNet"].rstrip("."), "x", num_levels=len(spatial["dims"]))
+        ),
+    )
     with torch.no_grad():
         close(net(data["spatial_in"], data["t_embed"]), data["spatial_out"])
 
     net = FrustumNet(
         in_channels=frustum["in_dim"], channels=frustum["dims"], time_dim=frustum["t_dim"], view_dim=frustum["v_dim"]
     )
-    fill(net, strip(checkpoint.frustum_net_pairs(prefix["FrustumTV3DNet"].rstrip("."), "x", num_levels=len(frustum["dims"]))))
+    fill(
+        net,
+        strip(checkpoint.frustum_net_pairs(prefix["FrustumTV3DNet"].rstrip("."), "x", num_levels=len(frustum["dims"]))),
+    )
     with torch.no_grad():
         levels = net(data["frustum_in"], data["t_embed"], data["v_embed"])
     for level in levels:
@@ -315,7 +330,10 @@ def golden_system():
     info, data = load("syncdreamer", "system")
     kwargs = info["kwargs"]
     denoiser = build_denoiser(
-        kwargs["unet"], build_volume(kwargs["spatial_volume"]), num_views=kwargs["view_num"], image_size=kwargs["image_size"]
+        kwargs["unet"],
+        build_volume(kwargs["spatial_volume"]),
+        num_views=kwargs["view_num"],
+        image_size=kwargs["image_size"],
     )
     table = checkpoint.denoiser_table(**unet_layout(kwargs["unet"]), ours="")
     denoiser.world_to_camera.copy_(load("syncdreamer", "camera")[1]["poses_pkl"].float())
@@ -344,9 +362,7 @@ def test_training_loss_and_gradients(golden_system):
     info, data, denoiser, table = golden_system
     system = system_of(denoiser, info["kwargs"])
     denoiser.zero_grad()
-    loss = system.noise_loss(
-        data["x0"], condition_of(data), data["train_t"], data["noise"], data["train_target_index"]
-    )
+    loss = system.noise_loss(data["x0"], condition_of(data), data["train_t"], data["noise"], data["train_target_index"])
     close(loss, data["train_loss"])
     loss.backward()
     norms = {name: p.grad.norm() for name, p in denoiser.named_parameters() if p.grad is not None}

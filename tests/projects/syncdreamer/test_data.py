@@ -1,0 +1,94 @@
+"""The official training layout."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.errors import BadData, UserError
+from projects.syncdreamer.data import OfficialViews, read_uids
+
+
+@pytest.fixture
+def layout(tmp_path):
+    rng = np.random.default_rng(0)
+    elevations = rng.uniform(-0.1, 0.6, 16).astype(np.float32)
+    for part in ("target", "input"):
+        for uid in ("chair", "täble"):
+            folder = tmp_path / part / uid
+            folder.mkdir(parents=True)
+            for view in range(16):
+                pixels = np.full((32, 32, 4), 255, np.uint8)
+                pixels[..., 0] = 10 * view  # tells the view
+                Image.fromarray(pixels).save(folder / f"{view:03d}.png")
+            if part == "input":
+                meta = [np.eye(3, dtype=np.float32), np.zeros(16, np.float32), elevations, np.full(16, 1.5), np.zeros((16, 3, 4))]
+                (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
+    (tmp_path / "uid_set.pkl").write_bytes(pickle.dumps(["chair", "täble"]))
+    return tmp_path, elevations
+
+
+def views(layout, **options):
+    root, _ = layout
+    given = {"target_dir": str(root / "target"), "input_dir": str(root / "input"), "uids": str(root / "uid_set.pkl")}
+    return OfficialViews(**{**given, "image_size": 32, **options})
+
+
+def test_targets_follow_the_input_view_around_the_ring(layout):
+    items = views(layout)
+    item = items.__getitem__(1, torch.Generator().manual_seed(3))
+    levels = ((item["target_pixels"][:, 0, 0, 0] + 1) * 127.5).round() / 10
+    start = int(((item["input_pixels"][0, 0, 0] + 1) * 127.5).round() / 10)
+    assert levels.tolist() == [(start + i) % 16 for i in range(16)]
+    assert item["input_elevation"].item() == pytest.approx(layout[1][start])
+
+
+def test_other_sizes_are_resized_to_the_models(layout):
+    item = views(layout, image_size=16).__getitem__(0, torch.Generator().manual_seed(0))
+    assert item["target_pixels"].shape == (16, 3, 16, 16)
+
+
+def test_uids_come_from_a_pickle_or_a_text_file(layout):
+    root, _ = layout
+    (root / "uids.txt").write_text("chair\n\ntäble\n", encoding="utf-8")
+    assert read_uids(root / "uids.txt") == read_uids(root / "uid_set.pkl") == ["chair", "täble"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("", "no objects"), ("chair\nchair\n", "twice")], ids=["empty", "listed twice"]
+)
+def test_a_bad_list_of_uids_is_refused(layout, content, words):
+    root, _ = layout
+    (root / "uids.txt").write_text(content)
+    with pytest.raises(BadData, match=words):
+        read_uids(root / "uids.txt")
+
+
+def test_a_missing_folder_is_named(layout):
+    with pytest.raises(BadData, match="nowhere"):
+        views(layout, target_dir="nowhere")
+
+
+def test_a_missing_view_is_a_user_error_that_training_can_count(layout):
+    root, _ = layout
+    (root / "target" / "chair" / "005.png").unlink()
+    with pytest.raises(UserError, match=r"005\.png"):
+        views(layout).__getitem__(0, torch.Generator())
+
+
+def test_a_malicious_meta_file_runs_nothing(layout, tmp_path):
+    import os
+
+    root, _ = layout
+    sentinel = tmp_path / "sentinel"
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch '{sentinel}'",)
+
+    (root / "input" / "chair" / "meta.pkl").write_bytes(pickle.dumps([Evil()]))
+    with pytest.raises(UserError):
+        views(layout).__getitem__(0, torch.Generator())
+    assert not sentinel.exists()
