@@ -5,6 +5,7 @@ rounding is far below that noise). Started views and their order are those of `T
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,11 @@ class EncodedViews:
 
     def __init__(self, *, root: str, split: str, latents: Latents, image_encoder: ImageEncoder, cache: str) -> None:
         self.pack = open_pack(root, split)
-        key = hashlib.sha256()
-        key.update(read_index(Path(root))["sha256"].encode())
-        for network in (latents, image_encoder):
-            key.update(fingerprint(network).encode())
-        stem = Path(cache) / f"{split}-{key.hexdigest()[:16]}"
-        paths = {name: stem.with_name(f"{stem.name}-{name}.npy") for name in ("moments", "embeddings")}
-        if not all(path.exists() for path in paths.values()):
-            _encode(self.pack, latents, image_encoder, paths)
-        self.moments = np.load(paths["moments"], mmap_mode="r")
-        self.embeddings = np.load(paths["embeddings"], mmap_mode="r")
+        data = read_index(Path(root))["sha256"]
+        targets_and_inputs, inputs = range(2 * NUM_VIEWS), range(NUM_VIEWS, 2 * NUM_VIEWS)
+        stem = Path(cache) / split
+        self.moments = _encoded(self.pack, targets_and_inputs, latents, lambda x: latents.moments(x).half(), stem, data)
+        self.embeddings = _encoded(self.pack, inputs, image_encoder, lambda x: image_encoder(x)[:, 0], stem, data)
 
     def __len__(self) -> int:
         return len(self.pack.uids)
@@ -68,20 +64,19 @@ def fingerprint(network: nn.Module) -> str:
 
 
 @torch.no_grad()
-def _encode(pack: ToyboxPack, latents: Latents, image_encoder: ImageEncoder, paths: dict[str, Path]) -> None:
-    latents, image_encoder = latents.eval(), image_encoder.eval()
-
-    def encode(number: int) -> tuple[Tensor, Tensor]:
-        pixels = pack.pixels(number, range(2 * NUM_VIEWS))
-        return latents.moments(pixels).half(), image_encoder(pixels[NUM_VIEWS:])[:, 0]
-
-    first = encode(0)
-    with atomic_file(paths["moments"]) as moments_file, atomic_file(paths["embeddings"]) as embeddings_file:
-        shapes = [(len(pack.uids), *part.shape) for part in first]
-        moments = np.lib.format.open_memmap(moments_file, mode="w+", dtype=np.float16, shape=shapes[0])
-        embeddings = np.lib.format.open_memmap(embeddings_file, mode="w+", dtype=np.float32, shape=shapes[1])
-        with progress_bar() as bar:
-            for number in bar.track(range(len(pack.uids)), description="encoding the views"):
-                moments[number], embeddings[number] = (part.numpy() for part in encode(number))
-        moments.flush()
-        embeddings.flush()
+def _encoded(
+    pack: ToyboxPack, views: range, network: nn.Module, encode: Callable[[Tensor], Tensor], stem: Path, data: str
+) -> np.ndarray:
+    """Each object's views through one network, memory-mapped from a file that belongs to this data and network."""
+    key = hashlib.sha256(f"{data} {fingerprint(network)}".encode()).hexdigest()[:16]
+    path = stem.with_name(f"{stem.name}-{type(network).__name__.lower()}-{key}.npy")
+    if not path.exists():
+        network.eval()
+        with atomic_file(path) as temporary, progress_bar() as bar:
+            first = encode(pack.pixels(0, views)).numpy()
+            shape = (len(pack.uids), *first.shape)
+            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=first.dtype, shape=shape)
+            for number in bar.track(range(len(pack.uids)), description=f"encoding ({type(network).__name__})"):
+                array[number] = encode(pack.pixels(number, views)).numpy()
+            array.flush()
+    return np.load(path, mmap_mode="r")

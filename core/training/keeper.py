@@ -60,7 +60,7 @@ class Keeper:
         self.failures = 0
         self.cpu_before_s = 0.0  # CPU seconds of the processes that this run continues
         self.spare: set[str] = set()  # broken checkpoints: reported, never deleted
-        self.facts = {
+        self.facts: dict[str, Any] = {
             "config": dict(config),
             "config_hash": config_hash(config),
             "code": code_version(),
@@ -73,8 +73,7 @@ class Keeper:
         """Continues as `resume` says; the position is step 0 when there is nothing to continue."""
         if self.writes:
             checkpoints.remove_leftovers(self.root)
-        snapshot = resume.choose(Path(self.config["out"]), self.config["resume"], self.say)
-        self.spare = set(checkpoints.newest_valid(self.root)[1])
+        snapshot, self.spare = resume.choose(Path(self.config["out"]), self.config["resume"], self.say)
         if snapshot is None:
             return Position()
         old, force = snapshot.state, self.config["force_resume"]

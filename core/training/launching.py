@@ -66,7 +66,7 @@ def launch(fabric: Fabric, work: Callable[[Fabric, Any], float], config: Mapping
         # A child leads a session of its own: a terminal's Ctrl-C reaches it once, through here.
         stop.relay = relay_to(lambda: [child.pid for child in multiprocessing.active_children() if child.pid])
         try:
-            return fabric.launch(_child, work, config)
+            return fabric.launch(_child, work, config)  # type: ignore[arg-type]
         except ProcessRaisedException as error:
             raise _fault(str(error)) or error from None
         except ProcessExitedException as error:

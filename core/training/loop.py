@@ -127,6 +127,7 @@ class Loop:
         self.at.finished = True
 
     def _validate(self) -> dict[str, float]:
+        assert self.val_items is not None
         with evaluating(self.module, self.ema, self.config["seed"], self.fabric):
             most = self.trainer["val_batches"]
             row = validate(self.module, self.val_items, self.data["batch_size"], most, self.fabric)
@@ -134,6 +135,7 @@ class Loop:
         return row
 
     def _preview(self) -> None:
+        assert self.val_items is not None
         with evaluating(self.module, self.ema, self.config["seed"], self.fabric):
             picture = preview(self.module, self.val_items, self.trainer["preview_items"], self.fabric)
         if picture is not None and self.logs is not None:

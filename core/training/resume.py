@@ -16,8 +16,8 @@ HARMLESS = ("data.workers", "data.timeout_s", "data.max_bad_fraction")
 UNSAID = ("out", "resume", "force_resume", "logger", "name")
 
 
-def choose(out: Path, resume: str, say: Callable[[str], None]) -> Snapshot | None:
-    """The checkpoint to continue from, None to start at step 0.
+def choose(out: Path, resume: str, say: Callable[[str], None]) -> tuple[Snapshot | None, set[str]]:
+    """The checkpoint to continue from (None: start at step 0), and the names of newer ones that are broken.
 
     Args:
         resume: "auto" takes the newest valid checkpoint in the run folder, "never" refuses a folder that has any, and
@@ -26,18 +26,18 @@ def choose(out: Path, resume: str, say: Callable[[str], None]) -> Snapshot | Non
     root = out / "checkpoints"
     newest, causes = checkpoints.newest_valid(root)
     if resume not in ("auto", "never") and newest is None:
-        return checkpoints.load(Path(resume))
+        return checkpoints.load(Path(resume)), set(causes)
     if resume == "never":
         if newest or causes:
             raise BadConfig(f"resume=never, but {str(out)!r} holds checkpoints; choose another out=, or resume=auto")
-        return None
+        return None, set()
     for name, cause in causes.items():
         say(f"checkpoint {name} is not valid: {cause}; it is left alone and an older one is tried")
     if newest is None:
         if causes:
             say(f"no valid checkpoint in {str(root)!r}: starting from step 0")
-        return None
-    return checkpoints.load(newest)
+        return None, set(causes)
+    return checkpoints.load(newest), set(causes)
 
 
 def check_config(old: Mapping[str, Any], new: Mapping[str, Any], force: bool, say: Callable[[str], None]) -> None:

@@ -45,8 +45,8 @@ def catching_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may install handlers
         return
-    for number in STOPPING:
-        stop.previous[number] = signal.signal(number, stop)
+    for caught in STOPPING:
+        stop.previous[caught] = signal.signal(caught, stop)
     try:
         yield stop
     finally:

@@ -55,7 +55,7 @@ def fingerprint(module: TrainingModule) -> str:
     digest = hashlib.sha256()
     for name, parameter in module.frozen():
         digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -77,7 +77,9 @@ class Stepper:
         if self.fabric.world_size == 1:
             return values, flags
         device = self.fabric.device
-        means = self.fabric.all_reduce(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
+        means = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(means)
+        means /= self.fabric.world_size
         most = torch.tensor(flags, device=device)
         torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
         return dict(zip(values, means.tolist(), strict=True)), most.tolist()

@@ -10,8 +10,8 @@ from core.app import app
 
 @app(config_name="syncdreamer_publish")
 def main(cfg: DictConfig) -> None:
-    from safetensors.torch import load_file, save_file
-
+    from core.checkpoints.load import read_checkpoint
+    from core.checkpoints.tensorfiles import write_tensors
     from core.errors import BadData, MissingWeights
     from core.files import atomic_folder, sha256_file
 
@@ -21,9 +21,9 @@ def main(cfg: DictConfig) -> None:
         raise MissingWeights(f"no {weights}; finish the training first (a run started again goes on)")
     record = json.loads((trained / "provenance.json").read_text(encoding="utf-8"))
     half = {name: tensor.half() if tensor.is_floating_point() and tensor.numel() > 1000 else tensor
-            for name, tensor in load_file(weights).items()}  # fmt: skip
+            for name, tensor in read_checkpoint(weights).items()}  # fmt: skip
     with atomic_folder(Path(cfg.publish), overwrite=True) as folder:
-        save_file({name: tensor.contiguous() for name, tensor in half.items()}, folder / "model.safetensors")
+        write_tensors(folder / "model.safetensors", half)
         digest = sha256_file(folder / "model.safetensors")
         measured = {}
         if cfg.scores is not None:

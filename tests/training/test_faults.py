@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from core.errors import BadData, BadOutput
+from core.errors import BadData, BadOutput, BadRequest
 from core.training import checkpoints, lock
 from core.training.loggers import MetricsFile
 from core.training.run import run
-from tests.training.toy import config
+from tests.training.toy import ToyDenoiser, config
 
 
 def test_a_broken_training_sample_is_replaced_counted_and_named(tmp_path: Path) -> None:
@@ -39,6 +40,23 @@ def test_a_training_set_of_broken_samples_stops_at_once(tmp_path: Path) -> None:
 def test_an_empty_training_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="training set is empty"):
         run(config(tmp_path / "run", data__train={"_target_": "tests.training.toy.Pictures", "num_items": 0}))
+
+
+def test_a_worker_that_dies_is_reported_with_what_it_was_reading(tmp_path: Path) -> None:
+    deadly = {"_target_": "tests.training.toy.Pictures", "deadly": [4]}
+    with pytest.raises(BadData, match=r"exited unexpectedly.* reading for step \d+ \(items \["):
+        run(config(tmp_path / "run", data__train=deadly, data__workers=1))
+
+
+def test_memory_that_does_not_suffice_is_answered_with_the_settings_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(module: ToyDenoiser) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(ToyDenoiser, "disturb", exhaust)
+    with pytest.raises(BadRequest, match=r"2\.00 GiB.*set data\.batch_size lower"):
+        run(config(tmp_path / "run"))
 
 
 def test_a_failed_save_is_reported_and_the_training_goes_on(

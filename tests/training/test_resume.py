@@ -10,6 +10,7 @@ import pytest
 
 from core.errors import BadConfig
 from core.training import checkpoints
+from core.training.loop import Loop
 from core.training.run import run
 from tests.training.toy import ToyDenoiser, config
 
@@ -76,15 +77,16 @@ def test_a_run_killed_during_a_save_continues_bit_for_bit(
 
 def _kill_when_writing(patch: pytest.MonkeyPatch, written: str, step: int) -> None:
     """The process dies when it is about to write that file of that step's checkpoint."""
-    tensors, notes, pointer = checkpoints.save_tensors, checkpoints.save_json, checkpoints.atomic_file
+    save, tensors, notes, pointer = (
+        getattr(checkpoints, name) for name in ("save", "save_tensors", "save_json", "atomic_file")
+    )
+    saving: list[int] = []
 
     def dying(path: Path) -> None:
-        started = (path.parent / "step_00000008").is_dir() or len(
-            list(path.parent.parent.glob("step_*"))
-        ) == step // 4 - 1
-        if path.name == written and started:
+        if path.name == written and saving[-1:] == [step]:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    patch.setattr(checkpoints, "save", lambda root, snapshot: (saving.append(snapshot.step), save(root, snapshot))[1])
     patch.setattr(checkpoints, "save_tensors", lambda content, path: (dying(path), tensors(content, path)))
     patch.setattr(checkpoints, "save_json", lambda content, path: (dying(path), notes(content, path)))
     patch.setattr(checkpoints, "atomic_file", lambda path: (dying(path), pointer(path))[1])
@@ -106,6 +108,32 @@ def test_a_signal_saves_at_the_steps_end_and_the_run_continues_bit_for_bit(
     run(config(tmp_path / "run", model__journal=str(tmp_path / "journal.txt"), trainer__keep_last=9))
     assert len((tmp_path / "journal.txt").read_text().splitlines()) == 5
     assert resumed_journal_is_the_end_of(tmp_path / "journal.txt", whole)
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_signal_to_the_whole_process_group_lets_the_workers_finish_the_step(
+    tmp_path: Path, whole: Path, in_child: InChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_in_a_group() -> None:
+        os.setsid()
+        run(config(tmp_path / "run", data__workers=2))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyDenoiser, "disturb", at_call(6, lambda: os.killpg(0, signal.SIGTERM)))
+        assert in_child(run_in_a_group) == 143
+    assert (tmp_path / "run/checkpoints/last").read_text() == "step_00000006\n"
+    run(config(tmp_path / "run"))
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_run_stopped_by_its_time_limit_continues_bit_for_bit(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_out_of_time", lambda loop: loop.at.step >= 6)
+        run(config(tmp_path / "run"))
+    assert (tmp_path / "run/checkpoints/last").read_text() == "step_00000007\n"
+    run(config(tmp_path / "run"))
     assert_same_run(tmp_path / "run", whole)
 
 

@@ -1,5 +1,6 @@
 """A real training module at toy size: a small convolutional denoiser on seeded pictures."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,19 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 class Pictures:
-    """Seeded pictures [3, 8, 8], shifted by a draw; `broken` items cannot be read."""
+    """Seeded pictures [3, 8, 8], shifted by a draw; `broken` items cannot be read, `deadly` ones kill their reader."""
 
-    def __init__(self, num_items: int = 12, shift: float = 0.1, broken: list[int] | None = None) -> None:
+    def __init__(
+        self,
+        num_items: int = 12,
+        shift: float = 0.1,
+        broken: list[int] | None = None,
+        deadly: list[int] | None = None,
+    ) -> None:
         self.pictures = torch.randn(num_items, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         self.shift = shift
         self.broken = broken or []
+        self.deadly = deadly or []
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -27,6 +35,8 @@ class Pictures:
     def __getitem__(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
         if index in self.broken:
             raise BadImage(f"picture {index} is broken")
+        if index in self.deadly:
+            os._exit(7)
         shift = self.shift * torch.randn((), generator=generator)
         return {"picture": self.pictures[index] + shift, "index": torch.tensor(index)}
 

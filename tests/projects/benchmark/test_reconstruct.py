@@ -59,8 +59,8 @@ def ball(tmp_path) -> Path:
 
 
 def test_the_program_writes_an_asset_and_skips_it_the_second_time(ball, tmp_path, capsys):
-    out = tmp_path / "out"
-    main([f"views={ball}", f"out={out}", *TINY, "mesh.texture_size=32"])
+    out, textured = tmp_path / "out", ["mesh.resolution=12", "mesh.texture_size=32"]
+    main([f"views={ball}", f"out={out}", *TINY, *textured])
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
     assert {"mesh.glb", "mesh.ply", "turntable.mp4", "metrics.csv", "asset.json", "results.jsonl"} <= names
     assert not any(path.name.startswith((".work", ".tmp")) for path in out.iterdir())
@@ -69,7 +69,7 @@ def test_the_program_writes_an_asset_and_skips_it_the_second_time(ball, tmp_path
     mesh = trimesh.load(out / "mesh.glb", force="mesh")
     assert len(mesh.faces) == record["mesh"]["num_faces"] and mesh.visual.uv is not None
     before = (out / "mesh.glb").stat().st_mtime_ns
-    main([f"views={ball}", f"out={out}", *TINY, "mesh.texture_size=32"])
+    main([f"views={ball}", f"out={out}", *TINY, *textured])
     assert "skipped" in capsys.readouterr().out and (out / "mesh.glb").stat().st_mtime_ns == before
 
 

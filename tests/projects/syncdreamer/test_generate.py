@@ -176,8 +176,13 @@ def damaged(tmp_path, change):
 
 @pytest.mark.parametrize(
     "change",
-    [lambda content: content[: len(content) // 2], lambda content: b"\xff" * 8 + content[8:], lambda content: b""],
-    ids=["truncated", "header lies", "empty"],
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:],
+        lambda content: b"\xff" * 8 + content[8:],
+        lambda content: b"",
+    ],
+    ids=["truncated", "flipped byte", "header lies", "empty"],
 )
 def test_damaged_weights_are_refused_whole(change, tmp_path, capsys):
     a_picture().save(tmp_path / "a.png")
