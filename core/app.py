@@ -21,7 +21,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from core.config import CONF, check_targets
+from core.errors import BadOutput
 from core.settings import Program, as_user_error, parse_flags, precheck, prepare, searchpath, settings
 
 FLAGS = ("--debug", "--dry-run", "--version")
@@ -109,7 +110,7 @@ def _start(program: Program, main: Callable[[DictConfig], Any], argv: Sequence[s
         return
     dry_run = "--dry-run" in argv
     arguments = prepare([argument for argument in argv if argument not in FLAGS], program)
-    flags = parse_flags(arguments)
+    flags, sweeps = parse_flags(arguments), False
     if flags.help:
         arguments.append("hydra.help.header=" + QuotedString(program.doc, Quote.single).with_quotes())
     elif not (flags.hydra_help or flags.info or flags.shell_completion):
@@ -130,15 +131,26 @@ def _start(program: Program, main: Callable[[DictConfig], Any], argv: Sequence[s
             check_targets(read)
             folder = run_folder()
             read.out = str(folder)
-            leave_record(folder, read)
+            with _os_errors_about_the_run_folder():
+                leave_record(folder, read)
             return main(read)
         except Exception as error:
             if alone:
                 raise _Carried(error) from error
             raise  # a sweep's other jobs go on, and Hydra reports which one failed
 
-    with _command_line(arguments):
+    # The program's own errors come out of a single run as _Carried, so an OSError there is Hydra's, about the folder.
+    with _command_line(arguments), nullcontext() if sweeps else _os_errors_about_the_run_folder():
         hydra_main(version_base="1.3", config_path=str(program.conf), config_name=program.config_name)(job)()
+
+
+@contextmanager
+def _os_errors_about_the_run_folder() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.strerror} ({error.filename})" if error.filename else str(error)
+        raise BadOutput(f"cannot write the run folder: {reason}; choose another out=") from error
 
 
 def leave_record(folder: Path, cfg: DictConfig) -> None:

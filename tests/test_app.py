@@ -194,6 +194,21 @@ def test_user_errors_end_with_2_bugs_with_1_and_a_traceback_interrupts_with_130(
     assert toy() == (130, "interrupted\n")
 
 
+@pytest.mark.parametrize("failing", ["mkdir", "write_text"])
+def test_a_run_folder_that_cannot_be_written_is_told_in_one_line(toy, monkeypatch, failing):
+    (toy.conf.parent / "file").write_text("")
+    if failing == "write_text":
+
+        def read_only(path: Path, *arguments, **options) -> None:
+            raise OSError(30, "Read-only file system", str(path))
+
+        monkeypatch.setattr(Path, "write_text", read_only)
+    code, said = toy("out=file/run" if failing == "mkdir" else "out=run")
+    assert code == 2
+    assert said.startswith("error: cannot write the run folder: ")
+    assert said.count("\n") == 1
+
+
 def test_a_dry_run_checks_and_makes_nothing(toy):
     assert toy("--dry-run") == (0, "settings are good\n")
     assert toy("--dry-run", "lr_ratee=1")[0] == 2

@@ -20,6 +20,7 @@ from torch import Tensor
 from core.errors import BadOutput
 from core.files import atomic_file
 
+WANDB_WAIT_S = 30.0  # for the network, once; then the run is logged offline
 Say = Callable[[str], None]
 
 
@@ -157,23 +158,30 @@ class Logs:
     def _open_wandb(self, mode: str, project: str, name: str, config: Mapping[str, Any]) -> None:
         import wandb
 
-        if mode == "online" and wandb.api.api_key is None:
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
             self.say("wandb: no key on this machine, so logging offline; `wandb sync` uploads the run later")
             mode = "offline"
         id_file = self.out / "wandb_id.txt"
         if not id_file.is_file():
             with atomic_file(id_file) as temporary:
                 temporary.write_text(uuid.uuid4().hex[:12] + "\n")
-        self.wandb = wandb.init(
-            id=id_file.read_text().strip(),  # a requeued job goes on in the same run
-            resume="allow",
-            mode=mode,  # type: ignore[arg-type]
-            project=project,
-            name=name,
-            dir=str(self.out),
-            config=dict(config),
-            settings=wandb.Settings(init_timeout=30, silent=True),
-        )
+        options: dict[str, Any] = {
+            "id": id_file.read_text().strip(),  # a requeued job goes on in the same run
+            "resume": "allow",
+            "project": project,
+            "name": name,
+            "dir": str(self.out),
+            "config": dict(config),
+            "settings": wandb.Settings(init_timeout=WANDB_WAIT_S, silent=True),
+        }
+        try:
+            self.wandb = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
+        except wandb.Error as error:
+            if mode == "offline":
+                raise
+            self.say(f"wandb: {' '.join(str(error).split())}; logging offline, `wandb sync` uploads the run later")
+            wandb.teardown()  # it holds on to the run's id
+            self.wandb = wandb.init(mode="offline", **options)
 
     def _log_picture(self, path: Path, step: int) -> None:
         import wandb

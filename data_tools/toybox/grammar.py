@@ -107,6 +107,7 @@ def _fits_views(mesh: Mesh) -> bool:
 
 
 def _draw(rng: np.random.Generator) -> ToyObject:
+    """A body, then clause after clause while there is room for their primitives."""
     colors = list(rng.permutation(list(COLORS)))
     draft = _Draft(rng, colors, body=_body(rng, colors.pop()))
     room = int(rng.choice([1, 2, 3, 4, 5], p=[0.08, 0.22, 0.26, 0.22, 0.22])) - 1
@@ -237,7 +238,7 @@ def _beside(draft: _Draft) -> None:
 
 def _slab(draft: _Draft) -> None:
     kind = ("box", "cylinder")[draft.rng.integers(2)]
-    low, high = draft.bounds()
+    low, _ = draft.bounds()
     reach = _extent(draft.body)
     grow = float(draft.rng.uniform(1.15, 1.45))
     half = [max(reach[0], 0.2) * grow, max(reach[1], 0.2) * grow, draft.rng.uniform(0.05, 0.08)]
@@ -330,7 +331,7 @@ def _attached(body: Part, part: Part, direction: tuple[int, int, int], through: 
 
 
 def _exit_point(vertices: np.ndarray, faces: np.ndarray, point: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Where the line leaves the mesh for good; beside the mesh, the vertex nearest to the line (Moeller-Trumbore 1997)."""
+    """Where the line leaves the mesh for good (Moeller, Trumbore 1997); if it misses, the nearest vertex."""
     a, b, c = vertices[faces].transpose(1, 0, 2)
     normal = np.cross(direction, c - a)
     determinant = ((b - a) * normal).sum(-1)

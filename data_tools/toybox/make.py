@@ -11,7 +11,6 @@ degrees, one per view (its rendering script's recipe).
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 from collections.abc import Iterable, Iterator, Mapping
@@ -97,7 +96,7 @@ def write_object(root: Path, recipe: Recipe, split: str, number: int) -> None:
     (part / "caption.txt").write_text(made.toy.caption + "\n", encoding="utf-8")
     record = {"uid": made.uid, **made.toy.to_dict(), "sha256": content_hash(made, images)}
     (part / "object.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, final)
+    part.replace(final)
 
 
 def write_ply(path: Path, mesh: Mesh) -> None:
@@ -166,7 +165,7 @@ def _claim(root: Path, recipe: Recipe) -> None:
         except ValueError as error:
             raise BadOutput(f"{str(path)!r} is unreadable ({error}); choose another out=") from error
         if found != asdict(recipe):
-            raise BadOutput(f"{str(root)!r} holds a toybox made with {found}, not {asdict(recipe)}; choose another out=")
+            raise BadOutput(f"{str(root)!r} holds a toybox of {found}, not of {asdict(recipe)}; choose another out=")
         return
     if any((root / split).exists() for split in SPLITS):
         raise BadOutput(f"{str(root)!r} holds other things than a toybox; choose another out=")

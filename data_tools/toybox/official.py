@@ -1,12 +1,11 @@
 """Toybox objects in the layout of SyncDreamer's training data.
 
-    <folder>/target/<uid>/{000..015}.png     the fixed views, RGBA
-    <folder>/input/<uid>/{000..015}.png      the same azimuths, random elevations
-    <folder>/input/<uid>/meta.pkl            [K, azimuths, elevations, distances, poses], world-to-camera 3 x 4
-    <folder>/uid_set.pkl                     a list of uids
+<folder>/target/<uid>/{000..015}.png     the fixed views, RGBA
+<folder>/input/<uid>/{000..015}.png      the same azimuths, random elevations
+<folder>/input/<uid>/meta.pkl            [K, azimuths, elevations, distances, poses], world-to-camera 3 x 4
+<folder>/uid_set.pkl                     a list of uids
 """
 
-import os
 import pickle
 import shutil
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,7 @@ def write_official(root: Path, folder: Path, split: str, uids: Sequence[str], *,
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
                 _write_views(root / split / uid / part, temporary, size, with_meta=part == "input")
-                os.replace(temporary, final)
+                temporary.replace(final)
         yield uid
     with atomic_file(folder / "uid_set.pkl") as temporary:
         temporary.write_bytes(pickle.dumps(list(uids)))

@@ -70,7 +70,7 @@ class ClipSystem(TrainingModule):
         self.tokenizer.save_pretrained(folder / "tokenizer")
         return {
             "test_image_to_caption_top1": float((likeness.argmax(-1) == own[:, None]).float().mean()),
-            "test_caption_to_image_top1": float((likeness.argmax(0).T == own[:, None]).float().mean()),
+            "test_caption_to_image_top1": float((own[:, None] == likeness.argmax(0).T).float().mean()),
             "test_image_to_caption_top3": float(
                 (likeness.topk(min(3, len(own)), dim=-1).indices == own[:, None, None]).any(-1).float().mean()
             ),

@@ -15,7 +15,6 @@ from core.data.toybox import read_index
 from core.files import atomic_folder, sha256_file
 from core.provenance import provenance
 
-
 SESSIONS = "sessions.jsonl"  # in the run folder: what each process of a run that was continued cost
 
 

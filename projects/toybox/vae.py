@@ -37,7 +37,7 @@ class VaeSystem(TrainingModule):
         pixels = batch["pixels"]
         posterior = self.vae.encode(pixels).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator, device=generator.device)
-        decoded = self.vae.decode((posterior.mean + posterior.std * noise.to(posterior.mean))).sample.float()
+        decoded = self.vae.decode(posterior.mean + posterior.std * noise.to(posterior.mean)).sample.float()
         absolute, square = F.l1_loss(decoded, pixels), F.mse_loss(decoded, pixels)
         edges = sum(F.l1_loss(decoded.diff(dim=dim), pixels.diff(dim=dim)) for dim in (-1, -2))
         kl = posterior.kl().mean() / posterior.mean[0].numel()
@@ -56,7 +56,7 @@ class VaeSystem(TrainingModule):
 
     @torch.no_grad()
     def publish(self, folder: Path, *, root: str) -> dict[str, float]:
-        """Save in diffusers' format, with the scaling factor that gives latents a deviation of 1; measure held-out PSNR.
+        """Save in diffusers' format, with the scaling factor that brings latents to deviation 1; measure held-out PSNR.
 
         The factor is taken from sampled latents of training images (Rombach et al. 2022, section G).
         """

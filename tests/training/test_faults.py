@@ -133,6 +133,19 @@ def test_the_lock_of_another_host_holds_as_long_as_its_heart_beats(tmp_path: Pat
             pass
 
 
+@pytest.mark.slow
+def test_wandb_without_a_key_logs_offline_and_keeps_the_runs_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    run(config(tmp_path / "run", trainer__max_steps=4, logger__wandb="online"))
+    assert "no key on this machine, so logging offline" in capsys.readouterr().err
+    name = (tmp_path / "run/wandb_id.txt").read_text().strip()
+    run(config(tmp_path / "run", trainer__max_steps=6, logger__wandb="online"))
+    assert len(list((tmp_path / "run/wandb").glob(f"offline-run-*-{name}"))) == 2
+
+
 def test_rows_are_neither_lost_nor_doubled_when_a_table_is_reopened(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     first = MetricsFile(path, 0)
