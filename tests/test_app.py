@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from core.app import app
 from core.config import CONF
 from core.errors import BadImage
+from core.settings import Program, parse, prepare
 
 ROOT = CONF.parent
 FILES = {
@@ -165,12 +166,38 @@ def test_a_missing_input_is_asked_for(toy):
     assert toy(name="toy_generate") == (2, "error: missing: input; give input=...\n")
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["a.png", "photos/*.png", "with space/ü (1).png", "a=b.png", "a,b.png", "[x].png", "-lead.png", 'it\'s "q".png']
-    + ["{x}.png", "end\\", "C:\\new\\x.png", "two\nlines.png", "~/x.png", "日本.png", "50%.png", "#1.png", ": .png"],
+AWKWARD = (
+    "a.png",
+    "photos/*.png",
+    "with space/ü (1).png",
+    "a=b.png",
+    "a,b.png",
+    "[x].png",
+    "-lead.png",
+    'it\'s "q".png',
 )
-def test_any_file_name_arrives_as_typed(toy, value):
+AWKWARD += (
+    "{x}.png",
+    "end\\",
+    "C:\\new\\x.png",
+    "two\nlines.png",
+    "~/x.png",
+    "日本.png",
+    "50%.png",
+    "#1.png",
+    ": .png",
+)
+
+
+@pytest.mark.parametrize("value", AWKWARD)
+def test_any_file_name_is_understood_as_typed(conf, value):
+    (override,) = parse(prepare([f"input={value}"], Program("toy_generate", None, "", conf)))
+    understood = override.value()
+    assert getattr(understood, "text", understood) == value
+
+
+def test_an_awkward_file_name_arrives_in_the_program(toy):
+    value = 'with space/ü (1)=it\'s "q", {x} [y]\\.png'
     code, stderr = toy(f"input={value}", name="toy_generate")
     assert code == 0, stderr
     assert toy.seen[0].input == value

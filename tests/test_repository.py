@@ -45,12 +45,12 @@ def programs() -> dict[str, tuple[Program, str]]:
 FOUND = programs()
 PROGRAMS = [program for program, _ in FOUND.values()]
 OVERLAYS = sorted(p.relative_to(CONF / "experiment").with_suffix("") for p in CONF.glob("experiment/**/*.yaml"))
-# conf/experiment/<system>/ serves every program in projects/<system>/ (the data tool `toybox` is no system).
+# conf/experiment/<system>/ serves every program in projects/<system>/ that has a model.
 PAIRS = [
     (program, overlay.as_posix())
     for program, folder in FOUND.values()
     for overlay in OVERLAYS
-    if folder == overlay.parts[0] and program.config_name.startswith(folder) and program.config_name != "toybox"
+    if folder == overlay.parts[0] and "model" in top_level(CONF / f"{program.config_name}.yaml")[1]
 ]
 
 

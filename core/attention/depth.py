@@ -47,6 +47,7 @@ class DepthTransformer(nn.Module):
         super().__init__()
         inner = num_heads * (context_channels // 2)
         self.num_heads = num_heads
+        self.context_channels = context_channels
         self.folded = folded
         self.proj_in = nn.Sequential(nn.Conv2d(channels, inner, 1), nn.GroupNorm(NUM_GROUPS, inner), nn.SiLU())
         self.proj_context = nn.Sequential(
@@ -58,15 +59,16 @@ class DepthTransformer(nn.Module):
         self.to_k = nn.Conv3d(context_channels, inner, 1, bias=False)
         self.to_v = nn.Conv3d(context_channels, inner, 1, bias=False)
         self.to_out = nn.Conv2d(inner, inner, 1, bias=False)
+        last = nn.Conv2d(inner, channels, 3, padding=1, bias=False)
+        nn.init.zeros_(last.weight)  # the published model starts as the plain UNet
         self.proj_out = nn.Sequential(
             nn.GroupNorm(NUM_GROUPS, inner),
             nn.ReLU(),
             nn.Conv2d(inner, inner, 3, padding=1, bias=False),
             nn.GroupNorm(NUM_GROUPS, inner),
             nn.ReLU(),
-            nn.Conv2d(inner, channels, 3, padding=1, bias=False),
+            last,
         )
-        nn.init.zeros_(self.proj_out[-1].weight)
 
     def attend(self, x: Float[Tensor, "b inner h w"], context: Float[Tensor, "b e d h w"]) -> Tensor:
         """Depth attention between a projected feature map and a projected volume."""
@@ -86,7 +88,7 @@ class DepthTransformer(nn.Module):
         Quirk: the context's GroupNorm has a bias, so the published model's unconditional branch is not zero here. All
         depth samples are then alike, so one stands for all, queries drop out and any `x` gives the same residual.
         """
-        context = x.new_zeros(1, self.proj_context[0].in_channels, 1, *x.shape[-2:])
+        context = x.new_zeros(1, self.context_channels, 1, *x.shape[-2:])
         return self.residual(torch.zeros_like(x[:1]), context)
 
     def forward(self, x: Float[Tensor, "b c h w"], context: Float[Tensor, "b e d h w"]) -> Float[Tensor, "b c h w"]:

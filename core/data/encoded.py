@@ -48,8 +48,8 @@ class EncodedViews:
         order = [(start + i) % NUM_VIEWS for i in range(NUM_VIEWS)]
         return {
             "target_moments": torch.from_numpy(self.moments[index, order]),
-            "input_moments": torch.from_numpy(self.moments[index, NUM_VIEWS + start]),
-            "input_embedding": torch.from_numpy(self.embeddings[index, start][None]),
+            "input_moments": torch.from_numpy(self.moments[index, NUM_VIEWS + start].copy()),
+            "input_embedding": torch.from_numpy(self.embeddings[index, start][None].copy()),
             "input_elevation": self.pack.elevations[index, start : start + 1],
         }
 
@@ -73,10 +73,10 @@ def _encoded(
     if not path.exists():
         network.eval()
         with atomic_file(path) as temporary, progress_bar() as bar:
-            first = encode(pack.pixels(0, views)).numpy()
+            first = encode(pack.pixels(0, list(views))).numpy()
             shape = (len(pack.uids), *first.shape)
             array = np.lib.format.open_memmap(temporary, mode="w+", dtype=first.dtype, shape=shape)
             for number in bar.track(range(len(pack.uids)), description=f"encoding ({type(network).__name__})"):
-                array[number] = encode(pack.pixels(number, views)).numpy()
+                array[number] = encode(pack.pixels(number, list(views))).numpy()
             array.flush()
     return np.load(path, mmap_mode="r")

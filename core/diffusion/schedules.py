@@ -22,6 +22,11 @@ class NoiseSchedule(nn.Module):
     They are saved with the weights: a loaded checkpoint brings its own, which differ in the last digits.
     """
 
+    betas: Tensor
+    alphas_cumprod: Tensor
+    sqrt_alphas_cumprod: Tensor
+    sqrt_one_minus_alphas_cumprod: Tensor
+
     def __init__(self, *, start: float = 0.00085, end: float = 0.012, num_timesteps: int = NUM_TIMESTEPS) -> None:
         super().__init__()
         betas = scaled_linear_betas(start, end, num_timesteps)

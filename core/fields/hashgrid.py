@@ -6,7 +6,7 @@ they are. This file is the plain reference; `backend="tinycudann"` computes the 
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -46,6 +46,14 @@ def grid_levels(num_levels: int, log2_size: int, base_resolution: int, growth: f
 class HashGrid(nn.Module):
     """Points in [0, 1]^3 -> interpolated features, coarsest level first."""
 
+    params: Tensor
+    _scale: Tensor  # buffers
+    _resolution: Tensor
+    _size: Tensor
+    _offset: Tensor
+    _hashed: Tensor
+    _corners: Tensor
+
     def __init__(
         self,
         *,
@@ -69,7 +77,7 @@ class HashGrid(nn.Module):
         self._encoder: tuple[nn.Module, ...] = ()  # in a tuple, so that its parameter is not registered twice
         if backend == "tinycudann":
             self._encoder = (_tinycudann(num_levels, features_per_level, log2_size, base_resolution, growth),)
-            self.params = self._encoder[0].params
+            self.params = cast(nn.Parameter, self._encoder[0].params)
         else:
             self.params = nn.Parameter(torch.empty(num_entries * features_per_level).uniform_(-1e-4, 1e-4))
         for name in ("scale", "resolution", "size", "offset", "hashed"):

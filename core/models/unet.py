@@ -18,7 +18,7 @@ def walk_unet(
     after_up_layer: Callable[[Tensor, int], Tensor] = lambda x, layer: x,
     recompute: bool = False,
 ) -> Float[Tensor, "b c_out h w"]:
-    """Predict like `unet(sample, timesteps, context)`; `after_middle` and `after_up_layer(x, layer)` change x on the way.
+    """Predict like `unet(sample, timesteps, context)`; `after_middle` and `after_up_layer(x, layer)` change x midway.
 
     Decoder layers are counted from 0 at the deepest; where a layer ends a level it includes the upsampler. With
     `recompute`, activations of each layer are recomputed in the backward pass instead of kept.
