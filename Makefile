@@ -58,13 +58,16 @@ doctor: $(READY) ## what is installed, what is used instead, and why
 toybox: $(READY) ## make the toybox data set in data/toybox (at most 10 CPU-minutes)
 	$(RUN) -m data_tools.toybox
 
-weights: toybox ## train the bundled weights again (CPU-hours; weights/README.md says how many)
-	$(RUN) -m projects.toybox.train +experiment=toybox/vae out=outputs/weights/toybox_vae
-	$(RUN) -m projects.toybox.train +experiment=toybox/clip out=outputs/weights/toybox_clip
+weights: toybox ## train the bundled weights again, in order (about 2 CPU-hours in all; weights/README.md)
+	$(RUN) -m projects.toybox.train +experiment=toybox/vae out=outputs/weights/toybox_vae publish=weights/toybox_vae
+	$(RUN) -m projects.toybox.train +experiment=toybox/clip out=outputs/weights/toybox_clip publish=weights/toybox_clip
 	$(RUN) -m projects.syncdreamer.train +experiment=syncdreamer/toybox out=outputs/weights/syncdreamer_toybox
+	$(RUN) -m projects.syncdreamer.publish run=outputs/weights/syncdreamer_toybox
+	$(RUN) -m projects.syncdreamer.evaluate +experiment=syncdreamer/toybox out=outputs/weights/scores
+	$(RUN) -m projects.syncdreamer.publish run=outputs/weights/syncdreamer_toybox scores=outputs/weights/scores/scores.json
 
-eval: $(READY) ## measure the bundled weights on the test objects again
-	$(RUN) -m projects.syncdreamer.evaluate +experiment=syncdreamer/toybox
+eval: toybox ## measure the bundled weights on the 30 test objects again (the table of weights/README.md)
+	$(RUN) -m projects.syncdreamer.evaluate +experiment=syncdreamer/toybox out=outputs/eval
 
 clean: ## remove outputs, multiruns and caches
 	rm -rf outputs multirun .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -52,7 +52,8 @@ def run_batch(
     work: Callable[[Any], Record],
     *,
     out: Path,
-    settings: str,
+    settings: str | None,
+    overwrite: bool = False,
     name: Callable[[Any], str] = str,
     report: Callable[[str], None] = print,
 ) -> list[Record]:
@@ -60,18 +61,14 @@ def run_batch(
 
     Args:
         settings: a hash of all that shapes a result. Items done under the same settings are skipped; results of other
-            settings in the same folder are refused, never mixed.
+            settings in the same folder are refused, never mixed. None where `work` itself knows what is done.
+        overwrite: do everything again; the newest record of an item counts.
 
-    Raises UserError at the end if any item failed (all others are done then); a BadOutput stops at once.
+    Raises a UserError at the end if any item failed (all others are done then); a BadOutput stops at once.
     """
-    done: dict[str, Record] = {}
-    for record in read_results(out):
-        if record.get("status") != "ok":
-            continue
-        if record.get("settings") != settings:
-            raise BadOutput(f"{out} holds results of other settings; choose another out= or set overwrite=true")
-        done[record["input"]] = record
-    records = []
+    done = {} if settings is None or overwrite else _done(out, settings)
+    records: list[Record] = []
+    errors: list[UserError] = []
     for number, item in enumerate(items, start=1):
         label = name(item)
         if label in done:
@@ -79,22 +76,30 @@ def run_batch(
             records.append(done[label])
             continue
         started = time.perf_counter()
-        record = {"input": label, "settings": settings}
+        record: Record = {"input": label, "settings": settings}
         try:
             record |= {"status": "ok", **work(item)}
         except BadOutput:
             raise
         except UserError as error:
+            errors.append(error)
             record |= {"status": "failed", "kind": type(error).__name__, "error": str(error)}
-            report(f"[{number}/{len(items)}] {label}: failed: {error}")
+            if len(items) > 1:
+                report(f"[{number}/{len(items)}] {label}: failed: {error}")
         record["seconds"] = round(time.perf_counter() - started, 3)
         append_result(out, record)
         records.append(record)
-    failed = [record for record in records if record["status"] != "ok"]
-    if len(failed) == 1 and len(items) == 1:
-        raise UserError(failed[0]["error"])
-    if failed:
+    if errors and len(items) == 1:
+        raise errors[0]
+    if errors:
         raise UserError(
-            f"{len(failed)} of {len(items)} inputs failed (listed in {out / RESULTS}); the first: {failed[0]['error']}"
+            f"{len(errors)} of {len(items)} inputs failed (listed in {out / RESULTS}); the first: {errors[0]}"
         )
     return records
+
+
+def _done(out: Path, settings: str) -> dict[str, Record]:
+    finished = {record["input"]: record for record in read_results(out) if record.get("status") == "ok"}
+    if any(record.get("settings") != settings for record in finished.values()):
+        raise BadOutput(f"{out} holds results of other settings; choose another out= or set overwrite=true")
+    return finished

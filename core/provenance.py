@@ -74,7 +74,8 @@ def command() -> str:
     """The command line as one could type it again."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else [Path(sys.argv[0]).name]
-    return shlex.join([*program, *sys.argv[1:]])
+    typed = [word for word in sys.argv[1:] if not word.startswith("hydra.searchpath=")]  # the wrapper's own addition
+    return shlex.join([*program, *typed])
 
 
 def _installed(package: str) -> str | None:

@@ -43,9 +43,24 @@ def folded_depth_attention(
 class DepthTransformer(nn.Module):
     """Adds to a feature map what its rays see in a view frustum volume."""
 
-    def __init__(self, *, channels: int, context_channels: int, num_heads: int = 4, folded: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        channels: int,
+        context_channels: int,
+        num_heads: int = 4,
+        head_dim: int | None = None,
+        folded: bool = True,
+    ) -> None:
+        """
+        Args:
+            channels: of the feature map.
+            context_channels: of the volume.
+            head_dim: None takes half the volume's channels, as published.
+            folded: the fast way; same numbers.
+        """
         super().__init__()
-        inner = num_heads * (context_channels // 2)
+        inner = num_heads * (context_channels // 2 if head_dim is None else head_dim)
         self.num_heads = num_heads
         self.context_channels = context_channels
         self.folded = folded

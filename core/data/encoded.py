@@ -47,8 +47,8 @@ class EncodedViews:
         start = int(torch.randint(NUM_VIEWS, (), generator=generator))
         order = [(start + i) % NUM_VIEWS for i in range(NUM_VIEWS)]
         return {
-            "target_moments": torch.from_numpy(self.moments[index, order]),
-            "input_moments": torch.from_numpy(self.moments[index, NUM_VIEWS + start].copy()),
+            "target_moments": torch.from_numpy(self.moments[index, order]).float(),
+            "input_moments": torch.from_numpy(self.moments[index, NUM_VIEWS + start]).float(),
             "input_embedding": torch.from_numpy(self.embeddings[index, start][None].copy()),
             "input_elevation": self.pack.elevations[index, start : start + 1],
         }

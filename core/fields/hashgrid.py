@@ -14,6 +14,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from core.errors import BadConfig
+
 PRIMES = (1, 2654435761, 805459861)
 UINT32 = 0xFFFFFFFF
 
@@ -113,7 +115,7 @@ def _tinycudann(num_levels: int, features: int, log2_size: int, base_resolution:
     try:
         import tinycudann
     except (ImportError, OSError) as error:  # its extension refuses to load without a matching GPU driver
-        raise ValueError(
+        raise BadConfig(
             f"hash grid backend 'tinycudann' was asked for but cannot be imported ({error}); use backend='torch'"
         ) from error
     config = {

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.batch import run_batch
 from core.config import instantiate
-from core.errors import BadConfig, BadOutput, BadRequest, BadViewSet, UserError
+from core.errors import BadConfig, BadRequest, BadViewSet
 from core.files import atomic_file, natural_key, sha256_file
 from core.fitting.pixels import Pixels
 from core.media import write_video
@@ -43,23 +44,13 @@ class Item:
 def reconstruct_all(cfg: Mapping[str, Any], out: Path) -> None:
     """Reconstruct what `cfg["views"]` names; of several view sets a bad one is recorded and passed over."""
     items = find_items(cfg["views"], out, rig=cfg["rig"])
-    failures = []
-    for item in items:
-        started = time.monotonic()
-        line: dict[str, Any] = {"views": str(item.views), "folder": os.path.relpath(item.folder, out)}
-        try:
-            line |= reconstruct(item, cfg)
-        except UserError as error:
-            if len(items) == 1:
-                raise
-            line |= {"status": "failed", "error": str(error)}
-            failures.append(str(error))
-        line["seconds"] = round(time.monotonic() - started, 1)
-        print(f"{line['status']}: {item.views} -> {item.folder}" + (f" ({line['error']})" if "error" in line else ""))
-        with (out / "results.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    if failures:
-        raise BadRequest(f"{len(failures)} of {len(items)} view sets failed (results.jsonl); the first: {failures[0]}")
+
+    def work(item: Item) -> dict[str, Any]:
+        line = {"folder": os.path.relpath(item.folder, out), **reconstruct(item, cfg)}
+        print(f"{line['status']}: {item.views} -> {item.folder}")
+        return line
+
+    run_batch(items, work, out=out, settings=None, name=lambda item: str(item.views))
 
 
 def find_items(spec: str, out: Path, *, rig: str | None) -> list[Item]:
@@ -101,7 +92,7 @@ def reconstruct(item: Item, cfg: Mapping[str, Any]) -> dict[str, Any]:
         if done["key"] == key:
             return {"status": "skipped", **_summary(done)}
         if not cfg["overwrite"]:
-            raise BadOutput(
+            raise BadRequest(
                 f"{str(item.folder)!r} holds a result of other settings or views; choose another out= or overwrite=true"
             )
     work = item.folder / f".work-{key[:12]}"  # a killed fit with these settings, if any, left its checkpoints here

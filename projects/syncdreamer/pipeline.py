@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def generate(cfg: DictConfig) -> list[dict[str, Any]]:
     system = system.eval().requires_grad_(False).to(device)
     record = provenance(plain, weights=[path], seed=cfg.seed)
     out = Path(cfg.out)
-    console.print(memory_estimate(system, settings, device))
+    say = partial(console.print, markup=False, highlight=False)
+    say(memory_estimate(system, settings, device))
 
     def work(image: Path, progress: Progress | None = None) -> dict[str, Any]:
         rgba, how = read_object(image, settings.mask)
@@ -86,12 +88,14 @@ def generate(cfg: DictConfig) -> list[dict[str, Any]]:
             with autocast(device, cfg.precision):
                 found = [*samples(system, rgba, settings, device, lambda: bar.advance(task))]
             scores = []
-            for number, (views, pixels) in enumerate(found):
+            for number, (rgba_views, pixels) in enumerate(found):
                 views = ViewSet(
                     views, views_cameras(system), image.stem, None, {**record, "input": str(image), "mask": how}
                 )
                 write_views(folder / str(number), views)
-                write_image(folder / f"{number}.png", contact_sheet(views.rgb(), len(views)))
+                # The official picture: what was decoded, without a mask, cut to 8 bits.
+                row = contact_sheet(rgba_views[:, :3], len(views))
+                write_image(folder / f"{number}.png", (row * 255).floor() / 255)
                 write_image(folder / "input.png", (pixels + 1) / 2)
                 scores.append(consistency(views).score)
             order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
@@ -99,10 +103,10 @@ def generate(cfg: DictConfig) -> list[dict[str, Any]]:
             ranking = [{"sample": n, "consistency": round(scores[n], 4)} for n in order]
             (folder / "ranking.json").write_text(json.dumps({"best": order[0], "ranking": ranking}, indent=2) + "\n")
         final = out / folder_name(image, inputs)
-        console.print(f"{final}: best sample {order[0]} (consistency {scores[order[0]]:.3f}); mask: {how}")
+        say(f"{final}: best sample {order[0]} (consistency {scores[order[0]]:.3f}); mask: {how}")
         return {"folder": str(final), "best": str(final / str(order[0])), "ranking": ranking, "mask": how}
 
-    return run_batch(inputs, work, out=out, settings=config_hash(plain), report=console.print)
+    return run_batch(inputs, work, out=out, settings=config_hash(plain), overwrite=cfg.overwrite, report=say)
 
 
 def check_num_views(asked: int, trained: int) -> None:

@@ -85,9 +85,9 @@ class SyncDreamerSystem(TrainingModule):
     ) -> tuple[Float[Tensor, "b v c h w"], Condition]:
         """Sampled latents of the target views, and the condition, of pixels or of moments encoded beforehand."""
         if "target_moments" in batch:
-            target_moments = rearrange(batch["target_moments"].float(), "b v c h w -> (b v) c h w")
-            input_moments = batch["input_moments"].float()
-            context = batch["input_embedding"].float()
+            target_moments = rearrange(batch["target_moments"], "b v c h w -> (b v) c h w")
+            input_moments = batch["input_moments"]
+            context = batch["input_embedding"]
         else:
             target_moments = self.latents.moments(rearrange(batch["target_pixels"], "b v c h w -> (b v) c h w"))
             input_moments = self.latents.moments(batch["input_pixels"])

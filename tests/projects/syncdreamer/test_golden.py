@@ -44,7 +44,7 @@ def fill(module, table: NameTable, exceptions=()):
 
 def build_unet(kwargs):
     names = ("in_channels", "out_channels", "model_channels", "num_res_blocks", "attention_resolutions", "channel_mult",
-             "context_dim", "num_heads")  # fmt: skip
+             "context_dim", "num_heads", "transformer_depth")  # fmt: skip
     return UNet2DConditionModel(**ldm.unet_arguments(**{name: kwargs[name] for name in names}))
 
 
@@ -99,9 +99,8 @@ def test_the_analytic_rig_has_the_published_cameras():
 
 def test_view_embedding():
     _, data = load("syncdreamer", "camera")
-    model = SyncDreamer.__new__(SyncDreamer)
-    torch.nn.Module.__init__(model)
-    model.register_buffer("azimuths", data["azimuth_buffer"])
+    model = tiny.denoiser(len(data["azimuth_buffer"]))
+    model.azimuths.copy_(data["azimuth_buffer"])
     close(model.embed_views(data["elev_rad"]), data["view_embedding"], 1e-5)
 
 
@@ -206,7 +205,11 @@ def test_depth_transformer(folded):
     info, data = load("syncdreamer", "depth_transformer")
     kwargs = info["kwargs"]
     block = DepthTransformer(
-        channels=kwargs["dim"], context_channels=kwargs["context_dim"], num_heads=kwargs["n_heads"], folded=folded
+        channels=kwargs["dim"],
+        context_channels=kwargs["context_dim"],
+        num_heads=kwargs["n_heads"],
+        head_dim=kwargs["d_head"],
+        folded=folded,
     )
     prefix = info["key_prefix"].rstrip(".")
     fill(block, NameTable([(a, b.removeprefix("x.")) for a, b in checkpoint.depth_pairs(prefix, "x")]))
@@ -329,11 +332,14 @@ def test_spatial_volume():
 def golden_system():
     info, data = load("syncdreamer", "system")
     kwargs = info["kwargs"]
+    volume = kwargs["spatial_volume"]
     denoiser = build_denoiser(
         kwargs["unet"],
-        build_volume(kwargs["spatial_volume"]),
+        build_volume(volume),
         num_views=kwargs["view_num"],
         image_size=kwargs["image_size"],
+        time_dim=volume["time_dim"],
+        view_dim=volume["view_dim"],
     )
     table = checkpoint.denoiser_table(**unet_layout(kwargs["unet"]), ours="")
     denoiser.world_to_camera.copy_(load("syncdreamer", "camera")[1]["poses_pkl"].float())
