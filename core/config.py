@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from core.errors import BadConfig
+from core.errors import BadConfig, UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -113,13 +113,23 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
 
     Containers arrive as plain lists and dicts, so that diffusers and transformers can save them.
     """
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate as hydra_instantiate
     from omegaconf import OmegaConf
 
     settings = plain(node)
     for where, target in _targets(settings, ""):
         _bind(where, target, given=frozenset(kwargs) if target is settings else frozenset())
-    return hydra_instantiate(OmegaConf.create(settings, flags={"allow_objects": True}), _convert_="all", **kwargs)
+    try:
+        return hydra_instantiate(OmegaConf.create(settings, flags={"allow_objects": True}), _convert_="all", **kwargs)
+    except InstantiationException as error:
+        # Hydra wraps whatever a constructor raised; the user's fault is in the cause, and a bug is to stay a bug.
+        cause = error.__cause__
+        if cause is None or isinstance(cause, UserError):
+            raise (cause or error) from error
+        if isinstance(cause, ValueError):
+            raise BadConfig(f"{explain(error)} {cause}") from error
+        raise cause from error
 
 
 def check_allowed(cfg: Any, path: str, allowed: Sequence[str]) -> None:

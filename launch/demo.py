@@ -90,16 +90,19 @@ def write(out: Path, truth: Path, photo: Path, best: Path, input_view: int) -> N
             ("trivial: the input repeated, a sphere", repeated, sphere),
         )
     }
+    film = out / "asset" / json.loads((out / "asset" / "asset.json").read_text())["turntable"]["file"]
     item = ReportItem(
-        name=truth.name, views=made_rgb, truth=true_rgb, source=image, mesh=mesh, video=out / "asset" / "turntable.mp4",
+        name=truth.name, views=made_rgb, truth=true_rgb, source=image, mesh=mesh,
+        video=film if film.suffix == ".mp4" else None,
         caption=(truth / "caption.txt").read_text(encoding="utf-8").strip(),
     )  # fmt: skip
     write_report(
         out / "report.html", title="Turntable: one image to 16 views to a mesh", items=[item], metrics=metrics,
         provenance=made.provenance, summary="Toybox scale, a held-out object: bundled weights, no GPU.",
     )  # fmt: skip
-    for name in ("mesh.glb", "turntable.mp4"):
-        (out / name).write_bytes((out / "asset" / name).read_bytes())
+    for path in (out / "asset" / "mesh.glb", film):
+        if path.is_file():  # without any video encoder the film is a folder of pictures
+            (out / path.name).write_bytes(path.read_bytes())
     print(json.dumps(metrics, indent=1))
     print(f"\n{out / 'report.html'}: open it in a browser", file=sys.stderr)
 

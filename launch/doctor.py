@@ -24,19 +24,24 @@ ROOT = Path(__file__).resolve().parent.parent
 ACCELERATORS = (
     ("xformers", "xformers", "attention on a GPU", "torch's scaled_dot_product_attention (backend=torch)"),
     ("tinycudann", "tinycudann", "hash grid and small MLPs on a GPU", "the plain-torch hash grid, same parameters"),
-    ("nvdiffrast", "nvdiffrast", "mesh rasteriser on a GPU (non-commercial licence)", "the torch rasteriser"),
+    (
+        "nvdiffrast",
+        "nvdiffrast",
+        "mesh rasteriser on a GPU (non-commercial licence)",
+        "the torch rasteriser (not used yet)",
+    ),
     ("gsplat", "gsplat", "Gaussian rasteriser on a GPU", "nothing needs it yet: the Gaussian systems are not here"),
 )
 OPTIONAL = (
     ("rembg", "rembg", "mask=auto by a segmentation network", "a fill from the image's border, which says so"),
-    ("bpy", "bpy", "rendering data sets as the papers did", "the torch rasteriser"),
-    ("pycolmap", "pycolmap", "structure from motion for evaluation", "metrics that need no matching"),
-    ("wandb", "wandb", "logging to a server (logger=wandb)", "TensorBoard and metrics.csv, always written"),
+    ("bpy", "bpy", "rendering data sets as the papers did (not used yet)", "the torch rasteriser"),
+    ("pycolmap", "pycolmap", "structure from motion for evaluation (not used yet)", "metrics that need no matching"),
+    ("wandb", "wandb", "logging to a server (logger.wandb=online)", "TensorBoard and metrics.csv, always written"),
 )
 PROGRAMS = (
     ("ffmpeg", "videos", "the binary inside imageio-ffmpeg"),
-    ("blender", "rendering data sets as the papers did", "the torch rasteriser"),
-    ("colmap", "structure from motion for evaluation", "pycolmap, where installed"),
+    ("blender", "rendering data sets as the papers did (not used yet)", "the torch rasteriser"),
+    ("colmap", "structure from motion for evaluation (not used yet)", "pycolmap, where installed"),
     ("chromium", "pictures of the reports' viewer in tests", "those tests are skipped"),
     ("sbatch", "clusters (hydra/launcher=slurm)", "hydra/launcher=local: the same jobs as local processes"),
 )

@@ -1,7 +1,7 @@
 """Toybox views whose images went through the frozen encoders once, so that training reads latents.
 
 Exact: the autoencoder's noise is still drawn at every step, from stored means and log-variances (in 16 bits, whose
-rounding is far below that noise). Started views and their order are those of `ToyboxViews`.
+rounding is far below that noise). Which view starts and how the others follow is as in `ToyboxViews`.
 """
 
 import hashlib

@@ -53,11 +53,20 @@ class NoiseSchedule(nn.Module):
         self, x_0: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Int[Tensor, "b"]
     ) -> Float[Tensor, "b ..."]:
         """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise."""
-        shape = (-1, *[1] * (x_0.ndim - 1))
-        return (
-            self.sqrt_alphas_cumprod[t].reshape(shape) * x_0
-            + self.sqrt_one_minus_alphas_cumprod[t].reshape(shape) * noise
-        )
+        signal, sigma = self._factors(t, x_0.ndim)
+        return signal * x_0 + sigma * noise
+
+    def noise_from_velocity(
+        self, velocity: Float[Tensor, "b ..."], x_t: Float[Tensor, "b ..."], t: Int[Tensor, "b"]
+    ) -> Float[Tensor, "b ..."]:
+        """The noise in x_t: sqrt(abar_t) v + sqrt(1 - abar_t) x_t, for the velocity
+        v = sqrt(abar_t) noise - sqrt(1 - abar_t) x_0 (Salimans & Ho 2022)."""
+        signal, sigma = self._factors(t, x_t.ndim)
+        return signal * velocity + sigma * x_t
+
+    def _factors(self, t: Int[Tensor, "b"], ndim: int) -> tuple[Tensor, Tensor]:
+        shape = (-1, *[1] * (ndim - 1))
+        return self.sqrt_alphas_cumprod[t].reshape(shape), self.sqrt_one_minus_alphas_cumprod[t].reshape(shape)
 
 
 def timestep_embedding(t: Int[Tensor, "b"], dim: int, max_period: float = 10000.0) -> Float[Tensor, "b dim"]:

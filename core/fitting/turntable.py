@@ -50,10 +50,11 @@ class Turntable:
 
     def __call__(self, field: Visible, mesh: Mesh, *, pixel_offset: float = 0.5) -> Float[Tensor, "frames 3 h w"]:
         """Frames over white, in [0, 1]."""
+        cameras = self.cameras
         if self.through == "mesh":
-            parts = [render_mesh(mesh, self.cameras[i : i + 1], shading="none") for i in range(self.num_frames)]
+            parts = [render_mesh(mesh, cameras[i : i + 1], shading="none") for i in range(self.num_frames)]
             return composite(torch.cat(parts))
-        frames = [look_through(field, self.cameras[i], pixel_offset=pixel_offset) for i in range(self.num_frames)]
+        frames = [look_through(field, cameras[i], pixel_offset=pixel_offset) for i in range(self.num_frames)]
         return torch.stack(frames)
 
 

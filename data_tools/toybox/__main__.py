@@ -19,24 +19,26 @@ def main(cfg: DictConfig) -> None:
     import os
     from pathlib import Path
 
-    from rich.progress import track
-
+    from core.progress import progress_bar
     from data_tools.toybox.make import Recipe, check_objects, make
     from data_tools.toybox.official import write_official
+
+    def show(steps, what: str, total: int) -> None:
+        with progress_bar() as bar:
+            for _ in bar.track(steps, description=what, total=total):
+                pass
 
     check_objects(cfg.objects)
     root = Path(cfg.out)
     recipe = Recipe(seed=cfg.seed, image_size=cfg.image_size, supersample=cfg.supersample)
     workers = cfg.num_workers if cfg.num_workers is not None else os.cpu_count() or 1
     made = make(root, recipe, cfg.objects, num_workers=workers)
-    for _ in track(made, description="toybox", total=sum(cfg.objects.values())):
-        pass
+    show(made, "toybox", sum(cfg.objects.values()))
     index = json.loads((root / "index.json").read_text(encoding="utf-8"))
     if cfg.official is not None:
         for split, uids in index["splits"].items():
             written = write_official(root, Path(cfg.official) / split, split, uids, size=cfg.official_size)
-            for _ in track(written, description=f"official layout, {split}", total=len(uids)):
-                pass
+            show(written, f"official layout, {split}", len(uids))
     counts = ", ".join(f"{len(uids)} {split}" for split, uids in index["splits"].items())
     print(f"{root}: {counts} objects, sha256 {index['sha256'][:16]}")
 

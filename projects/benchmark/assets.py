@@ -17,7 +17,8 @@ from torch import Tensor
 
 from core.batch import run_batch
 from core.config import instantiate
-from core.errors import BadConfig, BadRequest, BadViewSet
+from core.device import choose_device
+from core.errors import BadRequest, BadViewSet
 from core.files import atomic_file, natural_key, sha256_file
 from core.fitting.pixels import Pixels
 from core.media import write_video
@@ -106,9 +107,7 @@ def reconstruct(item: Item, cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 def make_asset(views: ViewSet, cfg: Mapping[str, Any], work: Path) -> dict[str, Any]:
     """Fit, extract and film into the folder `work`; returns what there is to know about it."""
-    device = torch.device(cfg["device"])
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadConfig("device=cuda, but this machine has no usable CUDA device; use device=cpu")
+    device = choose_device(cfg["device"])
     shrunk = shrink(views, cfg["image"]["max_size"])
     offset = cfg["image"]["pixel_offset"]
     pixels = Pixels.from_views(shrunk, offset=offset).to(device)

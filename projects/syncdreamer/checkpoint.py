@@ -1,6 +1,6 @@
 """Published weights: the official names of SyncDreamer's and Zero-1-to-3's tensors, and ours.
 
-`syncdreamer-pretrain.ckpt` holds everything; `zero123-xl.ckpt` starts a fine-tuning: its UNet, VAE and projection.
+`syncdreamer-pretrain.ckpt` holds everything; `zero123-xl.ckpt` starts a fine-tuning.
 """
 
 from collections.abc import Mapping, Sequence
@@ -87,11 +87,6 @@ def zero123_table() -> NameTable:
         + ldm.vae(num_levels=4, layers_per_block=2, theirs="first_stage_model.", ours="latents.vae.")
         + clip.vision(num_layers=CLIP_LAYERS, theirs="cond_stage_model.model.", ours="image_encoder.clip.")
     )
-
-
-def load_official(system: nn.Module, path: Path) -> None:
-    """Load a published or trained SyncDreamer checkpoint, all of it or a BadCheckpoint."""
-    load_strict(system, official_table().read(read_checkpoint(path)), what=f"SyncDreamer from {path.name}")
 
 
 def load_zero123(system: nn.Module, path: Path) -> None:

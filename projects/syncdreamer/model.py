@@ -6,6 +6,7 @@ condition of figure 4. The backbone is a stock diffusers UNet; ours are the volu
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -57,12 +58,24 @@ class SyncDreamer(nn.Module):
         num_heads: int = 4,
         folded_attention: bool = True,
         recompute: bool = False,
+        prediction: Literal["noise", "velocity"] = "noise",
+        beta_end: float = 0.012,
     ) -> None:
+        """
+        Args:
+            volume_channels: of the frustum volumes, finest first.
+            folded_attention: the fast depth attention; same numbers.
+            recompute: recompute activations in the backward pass instead of keeping them.
+            prediction: what the UNet's output means; published weights give the noise. From scratch, at toybox
+                scale, the velocity learns the condition far sooner: an error of the image hardly shows in much noise.
+            beta_end: the last beta; published: 0.012, which leaves some of the image in x_T.
+        """
         super().__init__()
         self.num_views = num_views
         self.image_size = image_size
         self.time_dim = time_dim
         self.recompute = recompute
+        self.prediction = prediction
         self.unet = unet
         use_single_token_cross_attention(unet)
         self.volume = volume
@@ -81,7 +94,7 @@ class SyncDreamer(nn.Module):
         self.sites = attention_sites(unet.config.block_out_channels, unet.config.layers_per_block)
         self.depth_middle = depth_block(unet.config.block_out_channels[-1], len(unet.config.block_out_channels) - 1)
         self.depth_up = nn.ModuleList(depth_block(channels, level) for _, channels, level in self.sites)
-        self.schedule = NoiseSchedule()
+        self.schedule = NoiseSchedule(end=beta_end)
 
         cameras = syncdreamer_rig(size=image_size, num_views=num_views)
         azimuths = torch.arange(num_views) * (2 * torch.pi / num_views)
@@ -128,7 +141,7 @@ class SyncDreamer(nn.Module):
             site = layer - self.sites[0][0]
             return x if site < 0 else look(self.depth_up[site], x, self.sites[site][2])
 
-        return walk_unet(
+        output = walk_unet(
             self.unet,
             torch.cat([x, latents], dim=1),
             t,
@@ -137,6 +150,7 @@ class SyncDreamer(nn.Module):
             after_up_layer=after_up_layer,
             recompute=self.recompute and self.training,
         )
+        return output if self.prediction == "noise" else self.schedule.noise_from_velocity(output, x, t)
 
     def predict_views(
         self,

@@ -34,6 +34,12 @@ from projects.syncdreamer.sampler import SAMPLERS, sample
 from projects.syncdreamer.system import SyncDreamerSystem
 from projects.syncdreamer.weights import load_weights, weights_file
 
+# What decides a result; where it goes, which other pictures there are and where it is computed do not.
+SHAPING = (
+    "seed", "mask", "elevation", "crop_size", "sample_num", "cfg_scale", "sampler", "sample_steps", "eta", "precision",
+    "weights", "model",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -89,9 +95,8 @@ def generate(cfg: DictConfig) -> list[dict[str, Any]]:
                 found = [*samples(system, rgba, settings, device, lambda: bar.advance(task))]
             scores = []
             for number, (rgba_views, pixels) in enumerate(found):
-                views = ViewSet(
-                    views, views_cameras(system), image.stem, None, {**record, "input": str(image), "mask": how}
-                )
+                source = {**record, "input": str(image), "mask": how}
+                views = ViewSet(rgba_views, system.denoiser.cameras.to("cpu"), image.stem, provenance=source)
                 write_views(folder / str(number), views)
                 # The official picture: what was decoded, without a mask, cut to 8 bits.
                 row = contact_sheet(rgba_views[:, :3], len(views))
@@ -106,7 +111,8 @@ def generate(cfg: DictConfig) -> list[dict[str, Any]]:
         say(f"{final}: best sample {order[0]} (consistency {scores[order[0]]:.3f}); mask: {how}")
         return {"folder": str(final), "best": str(final / str(order[0])), "ranking": ranking, "mask": how}
 
-    return run_batch(inputs, work, out=out, settings=config_hash(plain), overwrite=cfg.overwrite, report=say)
+    shaping = config_hash({key: plain[key] for key in SHAPING})
+    return run_batch(inputs, work, out=out, settings=shaping, overwrite=cfg.overwrite, report=say)
 
 
 def check_num_views(asked: int, trained: int) -> None:
@@ -170,11 +176,6 @@ def with_white_as_alpha(rgb: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 4 h w
         except BadImage:
             masks.append(torch.zeros_like(image[0]))
     return torch.cat([rgb, torch.stack(masks)[:, None]], dim=1)
-
-
-def views_cameras(system: SyncDreamerSystem):
-    """The target cameras, on the CPU."""
-    return system.denoiser.cameras.to("cpu")
 
 
 def sheet(folder: Path, found: list, order: list[int]) -> Float[Tensor, "3 h w"]:

@@ -126,7 +126,11 @@ class SyncDreamerSystem(TrainingModule):
         indices: Int[Tensor, "b k"],
         drop: Float[Tensor, "b"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Mean squared error of the noise at the views `indices`; `drop` in [0, 1) chooses what is dropped."""
+        """Mean squared error of the noise (or velocity) at the views `indices`.
+
+        Args:
+            drop: in [0, 1), chooses what of the condition is dropped (`keep_masks`); None drops nothing.
+        """
         keep_volume = keep_context = None
         if drop is not None:
             keep_latents, keep_volume, keep_context = keep_masks(drop)
@@ -135,7 +139,12 @@ class SyncDreamerSystem(TrainingModule):
         predicted = self.denoiser.predict_views(
             x_t, t, condition, indices, keep_volume=keep_volume, keep_context=keep_context
         )
-        return F.mse_loss(predicted, torch.take_along_dim(noise, indices[..., None, None, None], dim=1))
+        error = F.mse_loss(
+            predicted, torch.take_along_dim(noise, indices[..., None, None, None], dim=1), reduction="none"
+        )
+        if self.denoiser.prediction == "velocity":  # the velocity's error is the noise's, divided by sqrt(abar_t)
+            error = error / self.denoiser.schedule.alphas_cumprod[t].reshape(-1, 1, 1, 1, 1)
+        return error.mean()
 
     @torch.no_grad()
     def preview(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Float[Tensor, "3 h w"]:

@@ -41,3 +41,14 @@ def test_noise_grows_with_time():
     schedule = NoiseSchedule()
     assert (schedule.alphas_cumprod.diff() < 0).all()
     assert schedule.alphas_cumprod[0] > 0.999 and schedule.alphas_cumprod[-1] < 0.005
+
+
+def test_velocity_and_noise_say_the_same():
+    schedule = NoiseSchedule()
+    image, noise = torch.randn(2, 3, 4, 8, 8)
+    t = torch.tensor([1, 500, 999])
+    signal, sigma = (
+        b[t].reshape(-1, 1, 1, 1) for b in (schedule.sqrt_alphas_cumprod, schedule.sqrt_one_minus_alphas_cumprod)
+    )
+    found = schedule.noise_from_velocity(signal * noise - sigma * image, schedule.add_noise(image, noise, t), t)
+    assert_close(found, noise, rtol=0, atol=1e-5)
