@@ -68,6 +68,8 @@ weights: toybox ## train the bundled weights again, in order (about 2 CPU-hours 
 
 eval: toybox ## measure the bundled weights on the 30 test objects again (the table of weights/README.md)
 	$(RUN) -m projects.syncdreamer.evaluate +experiment=syncdreamer/toybox out=outputs/eval
+	$(RUN) -m projects.benchmark.reconstruct views=outputs/eval/views method=neus preset=toybox out=outputs/eval/meshes
+	$(RUN) -m projects.benchmark.shapes pred=outputs/eval/meshes truth=data/toybox/test out=outputs/eval/shapes
 
 clean: ## remove outputs, multiruns and caches
 	rm -rf outputs multirun .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

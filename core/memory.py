@@ -1,7 +1,8 @@
 """How much memory a computation will take, found by running it on tensors without data."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -45,6 +46,26 @@ def peak_bytes(computation: Callable[[], object]) -> int:
     with torch.no_grad(), counter:
         computation()
     return counter.peak
+
+
+@contextmanager
+def on_meta(module: nn.Module) -> Iterator[None]:
+    """For a while, `module` has parameters and buffers without data; its own come back untouched."""
+    kept = [
+        (table, name, tensor)
+        for part in module.modules()
+        for table in (part._parameters, part._buffers)
+        for name, tensor in table.items()
+        if tensor is not None
+    ]
+    try:
+        for table, name, tensor in kept:
+            empty = tensor.detach().to("meta")
+            table[name] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+        yield
+    finally:
+        for table, name, tensor in kept:
+            table[name] = tensor
 
 
 def module_bytes(module: nn.Module) -> int:

@@ -2,7 +2,7 @@
 
 import torch
 
-from core.memory import module_bytes, peak_bytes
+from core.memory import module_bytes, on_meta, peak_bytes
 
 MIB = 2**20
 
@@ -23,3 +23,12 @@ def test_tensors_kept_together_add_up():
 
 def test_a_modules_bytes_are_its_parameters_and_buffers():
     assert module_bytes(torch.nn.BatchNorm1d(8)) == 8 * 4 * 4 + 8
+
+
+def test_a_module_comes_back_from_meta_with_the_very_same_tensors():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).eval()
+    before = {name: tensor for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+    with on_meta(module):
+        assert module(torch.empty(2, 3, device="meta")).is_meta
+    after = dict([*module.named_parameters(), *module.named_buffers()])
+    assert all(after[name] is tensor for name, tensor in before.items())

@@ -35,6 +35,7 @@ class Loop:
         self.started = time.monotonic()
         self.train_items = instantiate(self.data["train"])
         self.val_items = instantiate(self.data["val"]) if self.data.get("val") else None
+        self.shown_items = instantiate(self.data["preview"]) if self.data.get("preview") else self.val_items
         clip_norm = self.trainer["clip_norm"]
         clip_norm = None if clip_norm is None else float(clip_norm)
         self.stepper = Stepper(fabric, module, module.configure_optimizers(), clip_norm)
@@ -52,6 +53,8 @@ class Loop:
         try:
             with self.bar:
                 self.bar.begin(self.at.step)
+                if self.shown_items is None and self.trainer["preview_every"]:
+                    self.bar.say("no validation pictures: neither data.val nor data.preview is set")
                 if not self.at.finished:
                     self._finish_step()
                 while self.at.step < self.trainer["max_steps"] and not self._out_of_time():
@@ -122,7 +125,7 @@ class Loop:
             row |= self._validate()
         if row and self.logs is not None:
             self.logs.scalars(step, row, {"steps_per_s": self.bar.speed})
-        if self.val_items is not None and self.logs is not None and _due(step, self.trainer["preview_every"]):
+        if self.shown_items is not None and self.logs is not None and _due(step, self.trainer["preview_every"]):
             self._preview()
         self.at.finished = True
 
@@ -137,7 +140,7 @@ class Loop:
     def _preview(self) -> None:
         assert self.val_items is not None
         with evaluating(self.module, self.ema, self.config["seed"], self.fabric):
-            picture = preview(self.module, self.val_items, self.trainer["preview_items"], self.fabric)
+            picture = preview(self.module, self.shown_items, self.trainer["preview_items"], self.fabric)
         if picture is not None and self.logs is not None:
             self.logs.picture(self.at.step, picture)
 

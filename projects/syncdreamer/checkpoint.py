@@ -92,14 +92,15 @@ def zero123_table() -> NameTable:
 def load_zero123(system: nn.Module, path: Path) -> None:
     """Start a fine-tuning from Zero-1-to-3: what it does not have (volume, depth attention) keeps its initial values.
 
-    A plain Stable-Diffusion UNet starts it too, where the file holds one: its input layer gets four more channels.
+    An input layer of four channels (Stable Diffusion's) is widened as officially.
     """
     state = zero123_table().read(widen_input(read_checkpoint(path)))
-    new = ("denoiser.volume", "denoiser.depth_", "denoiser.time_embedding", "denoiser.schedule.alphas")
+    new = ("denoiser.volume.", "denoiser.depth_", "denoiser.time_embedding.")
+    buffers = {"denoiser.schedule.alphas", *(f"denoiser.{ours}" for _, ours in BUFFERS)}
     kept = {
         key: value
         for key, value in system.state_dict().items()
-        if key not in state and (key.startswith(new) or key.removeprefix("denoiser.") in dict(BUFFERS).values())
+        if key not in state and (key.startswith(new) or key in buffers)
     }
     load_strict(system, {**kept, **state}, what=f"SyncDreamer's start from {path.name}")
 

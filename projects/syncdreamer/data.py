@@ -5,6 +5,7 @@ input_dir/<uid>/000.png ... 015.png, meta.pkl = [K, azimuths, elevations (radian
 a list of uids: uid_set.pkl, or a text file with one a line
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from core.checkpoints.load import read_legacy_pickle
 from core.errors import BadData
-from core.images import from_pil, read_image, to_pil, training_image
+from core.images import from_pil, prepare_input, read_image, to_pil, training_image
 
 NUM_VIEWS = 16
 
@@ -38,6 +39,37 @@ def read_uids(path: str | Path) -> list[str]:
     if len(set(uids)) != len(uids):
         raise BadData(f"{str(path)!r} lists {len(uids) - len(set(uids))} uids twice; list each once")
     return uids
+
+
+class ValidationPictures:
+    """Pictures to look at while training, as officially: every PNG of a folder, cropped to 200 of 256 pixels.
+
+    The elevation in degrees is the integer after the last `-` of the name (`chair-20.png`).
+    """
+
+    def __init__(self, *, folder: str, image_size: int = 256, crop_size: int = 200) -> None:
+        self.paths = sorted(Path(folder).glob("*.png"))
+        if not self.paths:
+            raise BadData(f"no pictures *.png in {folder!r}; name them like chair-20.png (20 degrees high)")
+        self.elevations = [_elevation_deg(path) for path in self.paths]
+        self.image_size, self.crop_size = image_size, crop_size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int, generator: torch.Generator) -> dict[str, Any]:
+        """`input_pixels` [3, H, W] in [-1, 1], `input_elevation` [1] in radians."""
+        pixels = prepare_input(read_image(self.paths[index]), crop_size=self.crop_size, size=self.image_size)
+        return {"input_pixels": pixels, "input_elevation": torch.tensor([math.radians(self.elevations[index])])}
+
+
+def _elevation_deg(path: Path) -> int:
+    try:
+        return int(path.stem.rpartition("-")[2])
+    except ValueError as error:
+        raise BadData(
+            f"{str(path)!r}: no elevation after the last '-' of the name; name it like chair-20.png"
+        ) from error
 
 
 class OfficialViews:

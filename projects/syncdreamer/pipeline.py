@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.batch import run_batch
 from core.config import instantiate
@@ -23,7 +23,7 @@ from core.errors import BadConfig, BadImage, BadRequest
 from core.files import atomic_folder, list_inputs
 from core.foreground import foreground_mask
 from core.images import contact_sheet, prepare_input, read_image_with_info, write_image
-from core.memory import module_bytes, peak_bytes
+from core.memory import module_bytes, on_meta, peak_bytes
 from core.metrics.consistency import consistency
 from core.progress import console, progress_bar
 from core.provenance import config_hash, provenance
@@ -82,6 +82,7 @@ def generate(cfg: DictConfig) -> list[dict[str, Any]]:
     system = instantiate(cfg.model)
     load_weights(system, path)
     system = system.eval().requires_grad_(False).to(device)
+    system.latents.max_batch = settings.batch_view_num
     record = provenance(plain, weights=[path], seed=cfg.seed)
     out = Path(cfg.out)
     say = partial(console.print, markup=False, highlight=False)
@@ -192,34 +193,24 @@ def folder_name(image: Path, inputs: list[Path]) -> str:
     return image.stem if sum(other.stem == image.stem for other in inputs) == 1 else image.name
 
 
-class _Denoise(nn.Module):
-    """`SyncDreamer.denoise` as a forward pass."""
-
-    def __init__(self, denoiser: nn.Module) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-
-    def forward(self, *inputs, **options) -> Tensor:
-        return self.denoiser.denoise(*inputs, **options)
-
-
 def memory_estimate(system: SyncDreamerSystem, settings: Settings, device: torch.device) -> str:
-    """Weights plus the peak of one denoising step, counted on tensors without data."""
+    """Weights plus the largest peak of encoding, one denoising step and decoding, counted on tensors without data."""
     denoiser = system.denoiser
     config = denoiser.unet.config
-    size, channels = config.sample_size, config.out_channels
-    meta = {f"denoiser.{name}": value.to("meta") for name, value in denoiser.state_dict().items()}
-    inputs = (
-        torch.empty(1, denoiser.num_views, channels, size, size, device="meta"),
-        torch.empty(1, dtype=torch.long, device="meta"),
-        Condition(
-            torch.empty(1, 1, config.cross_attention_dim, device="meta"),
-            torch.empty(1, channels, size, size, device="meta"),
-            torch.empty(1, device="meta"),
-        ),
-    )
-    options = {"guidance_scale": settings.cfg_scale, "views_per_batch": settings.batch_view_num}
-    peak = peak_bytes(lambda: torch.func.functional_call(_Denoise(denoiser), meta, inputs, options))
+    size, channels, side = config.sample_size, config.out_channels, denoiser.image_size
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    condition = Condition(empty(1, 1, config.cross_attention_dim), empty(1, channels, size, size), empty(1))
+    views = empty(1, denoiser.num_views, channels, size, size)
+    guided = partial(denoiser.denoise, guidance_scale=settings.cfg_scale, views_per_batch=settings.batch_view_num)
+    with on_meta(system):
+        peak = max(
+            peak_bytes(lambda: system.latents.moments(empty(1, 3, side, side))),
+            peak_bytes(lambda: guided(views, empty(1, dtype=torch.long), condition)),
+            peak_bytes(lambda: system.latents.decode(views[0])),
+        )
     weights = module_bytes(system)
     return (
         f"memory: about {(weights + peak) / 2**30:.2f} GiB on {device} in 32 bits ({weights / 2**30:.2f} weights, "

@@ -12,6 +12,7 @@ from core.app import app
 def main(cfg: DictConfig) -> None:
     from core.checkpoints.load import read_checkpoint
     from core.checkpoints.tensorfiles import write_tensors
+    from core.data.toybox import read_index
     from core.errors import BadData, MissingWeights
     from core.files import atomic_folder, sha256_file
 
@@ -41,6 +42,7 @@ def main(cfg: DictConfig) -> None:
             "what": "SyncDreamer at toybox scale: one 64 x 64 image -> 16 views; 16-bit weights, computed with in 32",
             "command": record["command"],
             "cpu_seconds": record["cpu_seconds"],
+            "data_sha256": read_index(Path(record["config"]["data"]["root"]))["sha256"],
             **measured,
             "sha256": digest,
             "trained_sha256": sha256_file(weights),

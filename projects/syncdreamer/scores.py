@@ -22,7 +22,9 @@ from core.metrics.images import flip, psnr, ssim
 from core.progress import console, progress_bar
 from core.provenance import provenance
 from core.training.randomness import generator
+from core.views import ViewSet, write_views
 from projects.syncdreamer.baselines import input_repeated, mean_view, nearest_object
+from projects.syncdreamer.pipeline import with_white_as_alpha
 from projects.syncdreamer.sampler import sample
 from projects.syncdreamer.system import SyncDreamerSystem
 from projects.syncdreamer.weights import load_weights, weights_file
@@ -80,6 +82,7 @@ def evaluate(cfg: DictConfig) -> float:
     text = table(summary)
     with atomic_file(out / "table.md") as temporary:
         temporary.write_text(text)
+    write_view_sets(system, made[: cfg.write_views], [test.uids[i] for i in numbers], out / "views", record)
     for i in numbers:
         rows = torch.cat([inputs[i : i + 1], truth[i], inputs[i : i + 1], made[i]])
         write_image(out / "sheets" / f"{test.uids[i]}.png", (contact_sheet(rows, NUM_VIEWS + 1) + 1) / 2)
@@ -127,6 +130,16 @@ def generate_all(
             decoded = system.latents.decode(rearrange(latents, "b v c h w -> (b v) c h w"))
             made.append(rearrange(decoded.float().cpu().clamp(-1, 1), "(b v) c h w -> b v c h w", b=len(batch)))
     return torch.cat(made)
+
+
+def write_view_sets(
+    system: SyncDreamerSystem, made: Float[Tensor, "n v 3 h w"], names: list[str], folder: Path, record: dict[str, Any]
+) -> None:
+    """One folder per object, for projects.benchmark.reconstruct."""
+    cameras = system.denoiser.cameras.to("cpu")
+    for name, views in zip(names, made, strict=False):
+        views_of_object = ViewSet(with_white_as_alpha((views + 1) / 2), cameras, name, provenance=record)
+        write_views(folder / name, views_of_object, overwrite=True)
 
 
 def score(views: Float[Tensor, "n v 3 h w"], truth: Float[Tensor, "n v 3 h w"]) -> dict[str, list[float]]:

@@ -148,17 +148,25 @@ class SyncDreamerSystem(TrainingModule):
 
     @torch.no_grad()
     def preview(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Float[Tensor, "3 h w"]:
-        """Two rows per sample: the input with the true views, and the views made from it."""
-        targets, condition = self.encode(batch, generator)
+        """Rows of the input and 16 views: the true ones, where they are known, above those made from the input."""
+        known = "target_pixels" in batch or "target_moments" in batch
+        if known:
+            targets, condition = self.encode(batch, generator)
+        else:
+            pixels = batch["input_pixels"]
+            latents = self.latents.encode(pixels, generator)
+            condition = self.condition(self.image_encoder(pixels), latents, batch["input_elevation"][:, 0])
         made = sample(
             self.denoiser,
             condition,
-            lambda shape: torch.randn(shape, generator=generator, device=generator.device).to(targets),
+            lambda shape: torch.randn(shape, generator=generator, device=generator.device).to(condition.latents),
             num_steps=self.preview_steps,
             guidance_scale=self.preview_scale,
         )
         given = condition.latents[:, None] * self.latents.scaling_factor
-        rows = torch.stack([torch.cat([given, targets], dim=1), torch.cat([given, made], dim=1)], dim=1)
+        rows = torch.stack(
+            [torch.cat([given, views], dim=1) for views in ([targets, made] if known else [made])], dim=1
+        )
         pixels = self.latents.decode(rearrange(rows, "b r v c h w -> (b r v) c h w"))
         return contact_sheet((pixels.float().clamp(-1, 1) + 1) / 2, rows.shape[2])
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from core.errors import BadData, UserError
-from projects.syncdreamer.data import OfficialViews, read_uids
+from projects.syncdreamer.data import OfficialViews, ValidationPictures, read_uids
 
 
 @pytest.fixture
@@ -99,3 +99,23 @@ def test_a_malicious_meta_file_runs_nothing(layout, tmp_path):
     with pytest.raises(UserError):
         views(layout).__getitem__(0, torch.Generator())
     assert not sentinel.exists()
+
+
+def test_validation_pictures_carry_their_elevation_in_the_name(tmp_path):
+    pixels = np.zeros((30, 20, 4), np.uint8)
+    pixels[5:25, 5:15] = 255
+    Image.fromarray(pixels).save(tmp_path / "my-chair-20.png")
+    item = ValidationPictures(folder=str(tmp_path), image_size=32, crop_size=24).__getitem__(0, torch.Generator())
+    assert item["input_pixels"].shape == (3, 32, 32)
+    assert item["input_elevation"].item() == pytest.approx(np.radians(20))
+    (tmp_path / "my-chair-20.png").rename(tmp_path / "chair.png")
+    with pytest.raises(BadData, match="chair-20"):
+        ValidationPictures(folder=str(tmp_path))
+
+
+def test_a_picture_alone_is_enough_for_a_preview():
+    from tests.projects.syncdreamer import tiny
+
+    batch = {"input_pixels": torch.zeros(2, 3, 32, 32), "input_elevation": torch.zeros(2, 1)}
+    picture = tiny.system(preview_steps=1).eval().preview(batch, torch.Generator().manual_seed(0))
+    assert picture.shape == (3, 2 * 32, 17 * 32)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from core.config import instantiate
 from core.errors import BadCheckpoint, BadRequest
 from core.settings import composed, settings
-from projects.syncdreamer import checkpoint, generate
+from projects.syncdreamer import checkpoint, generate, train
 from projects.syncdreamer.model import Condition
 from projects.syncdreamer.sampler import sample
 from projects.syncdreamer.system import keep_masks
@@ -170,3 +170,18 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     system = tiny.system()
     with pytest.raises(BadCheckpoint):
         checkpoint.load_strict(system, {"denoiser.nothing": torch.zeros(1)}, what="a test")
+
+
+def test_the_papers_experiment_trains_what_the_paper_trains():
+    given = ["+experiment=syncdreamer/paper", "data.train.target_dir=t", "data.train.input_dir=i", "data.train.uids=u"]
+    program = train.main.program
+    cfg = settings(program, composed(program, [*given, "model.start=null"]))
+    with torch.device("meta"):
+        system = instantiate(cfg.model, lr=cfg.optimizer.lr)
+    assert {name.split(".")[1] for name in system.trained()} == {"depth_middle", "depth_up", "volume", "time_embedding"}
+    groups = system.parameter_groups(system.lr)
+    assert [group["lr"] for group in groups] == pytest.approx([5e-5, 5e-4, 5e-4])
+    assert sum(p.numel() for group in groups for p in group["params"]) == 57_321_472 + 131_584 + 48_567_552
+    assert (system.denoiser.prediction, system.num_target_views, system.drop_conditions) == ("noise", 1, False)
+    factor = instantiate(cfg.schedule)
+    assert factor(0) == pytest.approx(0.02) and factor(100) == factor(80_000) == 1.0
