@@ -20,8 +20,9 @@ import json
 import os
 import sys
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from core.config import CONF, check_targets
-from core.errors import BadOutput
+from core.errors import BadOutput, UserError
 from core.settings import Program, as_user_error, parse_flags, precheck, prepare, searchpath, settings
 
 FLAGS = ("--debug", "--dry-run", "--version")
@@ -131,9 +132,8 @@ def _start(program: Program, main: Callable[[DictConfig], Any], argv: Sequence[s
             check_targets(read)
             folder = run_folder()
             read.out = str(folder)
-            with _os_errors_about_the_run_folder():
-                leave_record(folder, read)
-            return main(read)
+            with recorded(folder, read):
+                return main(read)
         except Exception as error:
             if alone:
                 raise _Carried(error) from error
@@ -153,16 +153,41 @@ def _os_errors_about_the_run_folder() -> Iterator[None]:
         raise BadOutput(f"cannot write the run folder: {reason}; choose another out=") from error
 
 
-def leave_record(folder: Path, cfg: DictConfig) -> None:
-    """Write the resolved settings, what the user typed and where the run comes from into the run folder."""
+@contextmanager
+def recorded(folder: Path, cfg: DictConfig) -> Iterator[None]:
+    """Leaves the resolved settings, what the user typed and where the run comes from in the run folder.
+
+    They replace an earlier run's, unless the block ends with a UserError: what was refused (another recipe, a folder
+    in use) made nothing here, so the earlier record gets its names back and this one becomes `config.failed.yaml`.
+    """
     from core.provenance import provenance
 
-    settings_read = OmegaConf.to_container(cfg)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
-    overrides = OmegaConf.to_yaml(HydraConfig.get().overrides.task)
-    (folder / "overrides.yaml").write_text(overrides, encoding="utf-8")
-    record = provenance(settings_read, seed=cfg.seed)  # type: ignore[arg-type]
-    (folder / "provenance.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    record = provenance(OmegaConf.to_container(cfg), seed=cfg.seed)  # type: ignore[arg-type]
+    texts = {
+        folder / "config.yaml": OmegaConf.to_yaml(cfg),
+        folder / "overrides.yaml": OmegaConf.to_yaml(HydraConfig.get().overrides.task),
+        folder / "provenance.json": json.dumps(record, indent=2, ensure_ascii=False) + "\n",
+    }
+    token = uuid.uuid4().hex[:12]
+    earlier = {path: path.with_name(f".{path.name}-{token}") for path in texts}
+    try:
+        with _os_errors_about_the_run_folder():
+            for path, text in texts.items():
+                with suppress(FileNotFoundError):  # renamed, not read: a full disk cannot lose it
+                    path.rename(earlier[path])
+                path.write_text(text, encoding="utf-8")
+        yield
+    except UserError:
+        with suppress(OSError):
+            for path, aside in earlier.items():
+                if aside.is_file():
+                    if path.is_file():
+                        path.replace(path.with_name(f"{path.stem}.failed{path.suffix}"))
+                    aside.replace(path)
+        raise
+    finally:
+        for aside in earlier.values():
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager

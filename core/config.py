@@ -10,6 +10,7 @@ import collections.abc
 import difflib
 import enum
 import inspect
+import math
 import os
 import types
 import typing
@@ -69,6 +70,34 @@ def one_of(key: str, value: Any, options: Sequence[Any]) -> Any:
     if value not in options:
         raise BadConfig(f"{key}={value}: choose one of {', '.join(map(str, options))}")
     return value
+
+
+def whole(key: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Refuses all but whole numbers from `least` to `most`, by a BadConfig that names `key`."""
+    if not fits(value, int) or value < least or (most is not None and value > most):
+        raise BadConfig(f"{key}={value}: expected a whole number {_range(least, most)}")
+
+
+def number(
+    key: str, value: Any, least: int | float = -math.inf, most: int | float = math.inf, *, above: bool = False
+) -> None:
+    """Refuses all but finite numbers from `least` to `most`, by a BadConfig that names `key`.
+
+    Args:
+        above: `least` itself is refused too.
+    """
+    good = fits(value, float) and math.isfinite(value) and least <= value <= most and not (above and value == least)
+    if not good:
+        raise BadConfig(f"{key}={value}: expected a number {_range(least, most, above)}")
+
+
+def _range(least: int | float, most: int | float | None, above: bool = False) -> str:
+    bounded = most is not None and math.isfinite(most)
+    if not math.isfinite(least):
+        return "that is finite"
+    if above:
+        return f"above {least:g}" + (f" and at most {most:g}" if bounded else "")
+    return f"from {least:g} to {most:g}" if bounded else f"of at least {least:g}"
 
 
 def plain(node: Any) -> Any:

@@ -16,8 +16,11 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        # torch answers a name that it does not know with a list of thirty that it does
+        reason = "no such device" if "device string" in str(error) else str(error).splitlines()[0]
         raise BadConfig(f"device={name} is not usable here ({reason}); use device=auto or device=cpu") from error
     return device
 

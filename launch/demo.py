@@ -14,10 +14,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from core.app import app
+from core.config import whole
+
+NUM_VIEWS = 16  # of a toybox object; core.data.toybox has it too, and loads torch
 
 
 @app(config_name="demo")
 def main(cfg: DictConfig) -> None:
+    check_settings(cfg)
     out = Path(cfg.out)
     toybox = out / "object"
     run("data_tools.toybox", f"out={toybox}", "objects.train=0", "objects.val=0", f"objects.test={cfg.object + 1}")
@@ -35,6 +39,13 @@ def main(cfg: DictConfig) -> None:
         f"seed={cfg.seed}", "overwrite=true",
     )  # fmt: skip
     write(out, truth, photo, best, cfg.input_view)
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse an object or a view that the toybox cannot have, before anything is made."""
+    whole("object", cfg.object, least=0)
+    whole("input_view", cfg.input_view, least=0, most=NUM_VIEWS - 1)
+    whole("sample_num", cfg.sample_num)
 
 
 def run(module: str, *arguments: str) -> None:

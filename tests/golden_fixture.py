@@ -7,8 +7,10 @@ with other tiny configurations, passes through the same tests.
 import json
 import math
 import os
+import re
 import zlib
 from collections.abc import Container, Mapping, Sequence
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +66,28 @@ def rule_w(
         else:
             state[key] = rule_w_tensor(key, value.shape if is_tensor else value)
     return state
+
+
+def named(data: Mapping[str, Tensor], prefix: str) -> dict[int, Tensor]:
+    """Tensors called `prefix` and a number, by that number, ascending ("step_noise_2" before "step_noise_10")."""
+    numbers = {name.removeprefix(prefix): name for name in data if name.startswith(prefix)}
+    return {int(number): data[numbers[number]] for number in sorted(filter(str.isdecimal, numbers), key=int)}
+
+
+def views_of(name: str, meaning: str, count: int, num_views: int) -> list[int]:
+    """The `count` views, below `num_views`, that a tensor's name ends in: 1 and 2 in "views12", 9 and 11 in "views911".
+
+    Where such a name can be read in more than one way, `meaning` ("... for views 1,12") decides.
+    """
+    digits = name[len(name.rstrip("0123456789")) :]
+    cuts = [(0, *inner, len(digits)) for inner in combinations(range(1, len(digits)), count - 1)]
+    readings = [[digits[a:b] for a, b in pairwise(cut)] for cut in cuts]
+    plain = [[int(part) for part in parts] for parts in readings if all(part == str(int(part)) for part in parts)]
+    found = [views for views in plain if max(views) < num_views and len(set(views)) == count]
+    told = [int(number) for number in re.findall(r"\d+", meaning)]
+    if len(found) > 1:
+        runs = [told[start : start + count] for start in range(len(told))]
+        found = [views for views in found if views in runs]
+    if len(found) != 1:
+        raise ValueError(f"expected {count} of {num_views} views in the name {name!r} ({meaning!r}), found {found}")
+    return found[0]

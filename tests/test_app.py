@@ -221,6 +221,47 @@ def test_user_errors_end_with_2_bugs_with_1_and_a_traceback_interrupts_with_130(
     assert toy() == (130, "interrupted\n")
 
 
+RECORD = ("config.yaml", "overrides.yaml", "provenance.json")
+
+
+def test_a_refused_start_leaves_the_earlier_record_and_its_own_beside_it(toy):
+    folder = Path("run")
+    toy("out=run", "steps=3")
+    before = {name: (folder / name).read_bytes() for name in RECORD}
+    toy.raises = BadImage("the folder holds other things")
+    assert toy("out=run", "steps=4")[0] == 2
+    assert {name: (folder / name).read_bytes() for name in RECORD} == before
+    failed = yaml.safe_load((folder / "config.failed.yaml").read_text())
+    assert failed["steps"] == 4 and len(list(folder.glob("*.failed.*"))) == len(RECORD)
+    toy.raises = None
+    toy("out=run", "steps=5")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["steps"] == 5
+    assert not list(folder.glob(".*"))
+
+
+def test_a_first_start_that_is_refused_keeps_its_record(toy):
+    toy.raises = BadImage("nothing there")
+    toy("out=run", "steps=4")
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["steps"] == 4
+    assert not list(Path("run").glob("*.failed.*"))
+
+
+def test_a_record_that_cannot_be_written_does_not_cost_the_earlier_one(toy, monkeypatch):
+    toy("out=run", "steps=3")
+    write_text = Path.write_text
+
+    def full(path: Path, *arguments, **options) -> int:
+        if path.name == "overrides.yaml":
+            raise OSError(28, "No space left on device", str(path))
+        return write_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    code, said = toy("out=run", "steps=4")
+    assert code == 2 and "No space left" in said and said.count("\n") == 1
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["steps"] == 3
+    assert "steps=3" in Path("run/overrides.yaml").read_text()
+
+
 @pytest.mark.parametrize("failing", ["mkdir", "write_text"])
 def test_a_run_folder_that_cannot_be_written_is_told_in_one_line(toy, monkeypatch, failing):
     (toy.conf.parent / "file").write_text("")

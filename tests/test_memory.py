@@ -27,7 +27,7 @@ def test_a_modules_bytes_are_its_parameters_and_buffers():
 
 def test_a_module_comes_back_from_meta_with_the_very_same_tensors():
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).eval()
-    before = {name: tensor for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+    before = dict([*module.named_parameters(), *module.named_buffers()])
     with on_meta(module):
         assert module(torch.empty(2, 3, device="meta")).is_meta
     after = dict([*module.named_parameters(), *module.named_buffers()])

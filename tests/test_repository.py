@@ -1,7 +1,9 @@
 """What holds for the files of the repository: listed commands, configs that compose, no traces of a machine."""
 
 import ast
+import importlib
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from core.config import CONF, check_targets
-from core.settings import Program, composed, settings, top_level
+from core.settings import Program, composed, parse_flags, precheck, prepare, settings, top_level
 
 ROOT = CONF.parent
 # In pieces, so that this file does not contain what it forbids.
@@ -127,3 +129,26 @@ def test_every_python_file_but_tests_says_what_it_is():
         if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert not silent
+
+
+def readme_commands() -> list[str]:
+    """Every `python -m ...` line in the READMEs' code blocks, without its comment."""
+    lines = []
+    for path in sorted(ROOT.glob("**/README.md")):
+        if ".venv" in path.parts or "outputs" in path.parts:
+            continue
+        for block in re.findall(r"```(?:bash|sh)?\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+            lines += [line.strip() for line in block.splitlines() if line.strip().startswith("python -m ")]
+        lines += re.findall(r"`(python -m [^`]+)`", path.read_text(encoding="utf-8"))
+    return sorted({re.split(r"\s+#", line)[0] for line in lines})
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_every_command_of_a_readme_is_one_that_the_program_accepts(line: str):
+    _, _, module, *arguments = shlex.split(line)
+    found = importlib.import_module(f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module)
+    program = getattr(found.main, "program", None)
+    if program is None:  # no settings, as launch.doctor
+        assert not arguments
+        return
+    precheck(program, parse_flags(prepare(arguments, program)))

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.config import number, whole
+from core.errors import BadConfig, UserError
 from core.fitting.pixels import Pixels
 from core.training import checkpoints
 from core.training.loggers import MetricsFile
@@ -79,8 +80,15 @@ class Fit:
             decay, decay_every: the rate ends near `decay` times `lr` and changes every `decay_every` steps.
             num_random, num_foreground: rays per step from anywhere, and from pixels that are not white.
         """
-        if steps < 1:
-            raise ValueError(f"steps={steps} must be at least 1")
+        for key, count in {"steps": steps, "decay_every": decay_every, "log_every": log_every}.items():
+            whole(key, count)
+        whole("checkpoint_every", checkpoint_every)
+        for key, count in {"warmup": warmup, "num_random": num_random, "num_foreground": num_foreground}.items():
+            whole(key, count, least=0)
+        if num_random + num_foreground == 0:
+            raise BadConfig("num_random=0 and num_foreground=0: a step without rays learns nothing; raise one of them")
+        number("lr", lr, 0, above=True)
+        number("decay", decay, 0, above=True)
         self.steps, self.lr, self.warmup, self.decay, self.decay_every = steps, lr, warmup, decay, decay_every
         self.num_random, self.num_foreground = num_random, num_foreground
         self.log_every, self.checkpoint_every = log_every, checkpoint_every

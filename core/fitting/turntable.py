@@ -9,6 +9,7 @@ from torch import Tensor
 
 from core.cameras.rays import pixel_rays
 from core.cameras.rigs import rig
+from core.config import number, whole
 from core.images import composite
 from core.render.raster import render_mesh
 from core.types import Cameras, Mesh, Rays
@@ -35,6 +36,11 @@ class Turntable:
         through: Literal["field", "mesh"] = "field",
     ) -> None:
         """Args: `through` the field (volume rendering: slow, soft) or the coloured mesh (rasterised: fast, crisp)."""
+        whole("num_frames", num_frames)
+        whole("size", size, least=16)  # smaller frames are more than some video encoders take
+        whole("fps", fps)
+        number("elevation_deg", elevation_deg, -90, 90)
+        number("distance", distance, 0, above=True)
         self.num_frames, self.size, self.fps, self.through = num_frames, size, fps, through
         self.elevation_deg, self.distance = elevation_deg, distance
 

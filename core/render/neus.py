@@ -13,6 +13,8 @@ from einops import repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from core.config import number, whole
+from core.errors import BadConfig
 from core.fields.sdf import SDFNetwork, SurfaceColor
 from core.mesh.extract import extract_surface, sample_grid
 from core.render.volume import ray_box
@@ -99,8 +101,16 @@ class NeuS(nn.Module):
             anneal_steps: training steps until the true slope along the ray replaces the halved one of the start.
         """
         super().__init__()
+        whole("num_coarse", num_coarse, least=2)  # a section lies between two samples
+        for key, count in {"num_fine": num_fine, "num_rounds": num_rounds, "anneal_steps": anneal_steps}.items():
+            whole(key, count)
         if num_fine % num_rounds:
-            raise ValueError(f"num_fine={num_fine} must be a multiple of num_rounds={num_rounds}")
+            raise BadConfig(f"num_fine={num_fine} must be a multiple of num_rounds={num_rounds}")
+        number("bound", bound, 0, above=True)
+        number("variance", variance)
+        weights = {"rgb_weight": rgb_weight, "mask_weight": mask_weight, "eikonal_weight": eikonal_weight}
+        for key, weight in weights.items():
+            number(key, weight, 0)
         self.sdf, self.color = sdf, color
         self.variance = nn.Parameter(torch.tensor(variance))
         self.bound, self.num_coarse, self.num_fine, self.num_rounds = bound, num_coarse, num_fine, num_rounds

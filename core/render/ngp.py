@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core.config import number, whole
 from core.fields.radiance import NGPField
 from core.mesh.extract import extract_surface, sample_grid
 from core.render.neus import soft_l1
@@ -46,6 +47,13 @@ class NGP(nn.Module):
             density_threshold: where the extracted surface lies; ours, the official program extracts none.
         """
         super().__init__()
+        counts = {"max_steps": max_steps, "grid_resolution": grid_resolution, "grid_every": grid_every}
+        for key, count in counts.items():
+            whole(key, count)
+        whole("grid_warmup", grid_warmup, least=0)
+        for key, value in {"min_near": min_near, "rgb_weight": rgb_weight, "mask_weight": mask_weight}.items():
+            number(key, value, 0)
+        number("density_threshold", density_threshold, 0, above=True)
         self.field = field
         self.grid = OccupancyGrid(bound=field.bound, resolution=grid_resolution)
         self.section = 2 * math.sqrt(3) / max_steps

@@ -34,6 +34,8 @@ def make_fabric(trainer: Mapping[str, Any]) -> Fabric:
     if accelerator == "cuda" and not cuda:
         raise BadConfig("trainer.accelerator=cuda: no usable CUDA device here; choose cpu or auto")
     on_cpu = accelerator == "cpu" or not cuda
+    if not on_cpu and trainer["devices"] > torch.cuda.device_count():
+        raise BadConfig(f"trainer.devices={trainer['devices']}: {torch.cuda.device_count()} CUDA devices are here")
     # A scheduler requeues through its launcher, so Lightning must not do it a second time.
     slurm = SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
     if trainer["devices"] > 1 or strategy != "auto":

@@ -11,7 +11,7 @@ from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
 from core.config import instantiate
-from core.errors import BadData, BadRequest
+from core.errors import BadConfig, BadData, BadRequest
 from core.training.ema import EMA
 from core.training.keeper import Keeper
 from core.training.loader import Broken, Plan, train_loader
@@ -35,10 +35,12 @@ class Loop:
         self.started = time.monotonic()
         self.train_items = instantiate(self.data["train"])
         self.val_items = instantiate(self.data["val"]) if self.data.get("val") else None
+        if self.val_items is not None and len(self.val_items) == 0:
+            raise BadData("the validation set is empty; check data.val (null: no validation)")
         self.shown_items = instantiate(self.data["preview"]) if self.data.get("preview") else self.val_items
         clip_norm = self.trainer["clip_norm"]
         clip_norm = None if clip_norm is None else float(clip_norm)
-        self.stepper = Stepper(fabric, module, module.configure_optimizers(), clip_norm)
+        self.stepper = Stepper(fabric, module, _optimizer(module), clip_norm)
         self.ema = EMA(module.trained(), module.ema_decay) if module.ema_decay is not None else None
         first = fabric.global_rank == 0
         self.bar = Bar(config["name"], self.trainer["max_steps"], quiet=not first)
@@ -232,6 +234,14 @@ class Loop:
         """Whether a save must start now to be done, twice over, within the time limit."""
         limit = self.trainer["time_limit_min"]
         return limit is not None and time.monotonic() - self.started + 2 * self.keeper.slowest_s > 60 * limit
+
+
+def _optimizer(module: TrainingModule) -> torch.optim.Optimizer:
+    """The module's optimiser; what torch refuses of its settings is the user's fault."""
+    try:
+        return module.configure_optimizers()
+    except ValueError as error:
+        raise BadConfig(f"optimizer: {error}") from error
 
 
 def _due(step: int, every: int | None) -> bool:

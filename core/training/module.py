@@ -18,7 +18,7 @@ class TrainingModule(L.LightningModule):
         optimizer: makes the optimiser from a list of parameter groups; None for a module that only generates.
         lr: base learning rate, handed to `parameter_groups`.
         schedule: factor of the learning rate at a step (0 is the first); None leaves it constant.
-        ema_decay: of the running average of the trained parameters, in (0, 1); None for no average.
+        ema_decay: of the running average of the trained parameters, in (0, 1]; None for no average.
         seed: of everything the training draws.
     """
 

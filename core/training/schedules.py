@@ -16,6 +16,16 @@ def warmup(step: int, steps: int, start: float = 0.0) -> float:
     return 1.0 if step >= steps else start + (1 - start) * step / steps
 
 
+def warmup_linear(
+    step: int, steps: int, max_steps: int, start: float = 0.0, peak: float = 1.0, final: float = 1.0
+) -> float:
+    """Latent diffusion's `LambdaLinear`: rises from `start` to `peak`, then falls linearly to `final`, which holds."""
+    if step < steps:
+        return start + (peak - start) * step / steps
+    # Quirk: the fall is counted from step 0, so where the warm-up ends the factor drops a little below `peak`.
+    return peak + (final - peak) * min(1.0, step / max_steps)
+
+
 def warmup_cosine(step: int, steps: int, max_steps: int, start: float = 0.0, final: float = 0.0) -> float:
     """`warmup`, then half a cosine down to `final` at `max_steps` (Loshchilov and Hutter 2017), which then holds."""
     if step < steps:

@@ -10,6 +10,7 @@ A run that was stopped continues where it was.
 from omegaconf import DictConfig
 
 from core.app import app
+from core.config import whole
 
 
 @app(config_name="toybox", reads=())
@@ -29,6 +30,10 @@ def main(cfg: DictConfig) -> None:
                 pass
 
     check_objects(cfg.objects)
+    for key, least in {"image_size": 8, "official_size": 8, "supersample": 1}.items():
+        whole(key, cfg[key], least)
+    if cfg.num_workers is not None:
+        whole("num_workers", cfg.num_workers, least=0)
     root = Path(cfg.out)
     recipe = Recipe(seed=cfg.seed, image_size=cfg.image_size, supersample=cfg.supersample)
     workers = cfg.num_workers if cfg.num_workers is not None else os.cpu_count() or 1

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.batch import run_batch
-from core.config import instantiate
+from core.cameras.rigs import RIGS
+from core.config import instantiate, number, one_of, whole
 from core.device import choose_device
-from core.errors import BadRequest, BadViewSet
+from core.errors import BadOutput, BadRequest, BadViewSet
 from core.files import atomic_file, natural_key, sha256_file
 from core.fitting.pixels import Pixels
 from core.media import write_video
@@ -44,6 +45,7 @@ class Item:
 
 def reconstruct_all(cfg: Mapping[str, Any], out: Path) -> None:
     """Reconstruct what `cfg["views"]` names; of several view sets a bad one is recorded and passed over."""
+    check_settings(cfg)
     items = find_items(cfg["views"], out, rig=cfg["rig"])
 
     def work(item: Item) -> dict[str, Any]:
@@ -52,6 +54,25 @@ def reconstruct_all(cfg: Mapping[str, Any], out: Path) -> None:
         return line
 
     run_batch(items, work, out=out, settings=None, name=lambda item: str(item.views))
+
+
+def check_settings(cfg: Mapping[str, Any]) -> None:
+    """Refuse, before any work, what would fail only after the fit or at every view set."""
+    choose_device(cfg["device"])
+    image, mesh = cfg["image"], cfg["mesh"]
+    if image["max_size"] is not None:
+        whole("image.max_size", image["max_size"], least=8)
+    number("image.pixel_offset", image["pixel_offset"], 0, 1)
+    whole("mesh.resolution", mesh["resolution"], least=8)
+    number("mesh.min_component", mesh["min_component"], 0, 1)
+    if mesh["texture_size"] != 0:  # 0: vertex colours alone
+        whole("mesh.texture_size", mesh["texture_size"], least=16)
+    if cfg["rig"] is not None:
+        one_of("rig", cfg["rig"], sorted(RIGS))
+    instantiate(cfg["fit"])
+    instantiate(cfg["turntable"])
+    with torch.random.fork_rng(devices=[]):
+        instantiate(cfg["field"])
 
 
 def find_items(spec: str, out: Path, *, rig: str | None) -> list[Item]:
@@ -97,11 +118,15 @@ def reconstruct(item: Item, cfg: Mapping[str, Any]) -> dict[str, Any]:
                 f"{str(item.folder)!r} holds a result of other settings or views; choose another out= or overwrite=true"
             )
     work = item.folder / f".work-{key[:12]}"  # a killed fit with these settings, if any, left its checkpoints here
-    work.mkdir(parents=True, exist_ok=True)
-    record = {"key": key, **make_asset(views, cfg, work)}
-    source = {"views": str(item.views), "source": views.provenance}
-    record["provenance"] = provenance(dict(cfg), seed=cfg["seed"]) | source
-    _publish(work, item.folder, record)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        record = {"key": key, **make_asset(views, cfg, work)}
+        source = {"views": str(item.views), "source": views.provenance}
+        record["provenance"] = provenance(dict(cfg), seed=cfg["seed"]) | source
+        _publish(work, item.folder, record)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadOutput(f"cannot write {str(item.folder)!r}: {reason}; free space or choose another out=") from error
     return {"status": "done", **_summary(record)}
 
 
@@ -154,7 +179,7 @@ def shrink(views: ViewSet, max_size: int | None) -> ViewSet:
     longest = max(height, width)
     if max_size is None or longest <= max_size:
         return views
-    height, width = round(height * max_size / longest), round(width * max_size / longest)
+    height, width = (max(1, round(side * max_size / longest)) for side in (height, width))
     alpha = views.images[:, 3:]
     premultiplied = F.interpolate(torch.cat([views.images[:, :3] * alpha, alpha], dim=1), (height, width), mode="area")
     color = premultiplied[:, :3] / premultiplied[:, 3:].clamp(min=1e-6)

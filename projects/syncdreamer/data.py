@@ -33,7 +33,7 @@ def read_uids(path: str | Path) -> list[str]:
             raise BadData(f"{str(path)!r} holds {type(uids).__name__}, not a list of names")
         uids = sorted(uids) if isinstance(uids, set) else list(uids)
     else:
-        uids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        uids = [line.strip() for line in _text(path).splitlines() if line.strip()]
     if not uids:
         raise BadData(f"{str(path)!r} lists no objects")
     if len(set(uids)) != len(uids):
@@ -69,6 +69,15 @@ def _elevation_deg(path: Path) -> int:
     except ValueError as error:
         raise BadData(
             f"{str(path)!r}: no elevation after the last '-' of the name; name it like chair-20.png"
+        ) from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadData(
+            f"{str(path)!r} is no UTF-8 text (byte {error.start}); save it as UTF-8, or give a .pkl"
         ) from error
 
 

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from core.config import instantiate
+from core.config import instantiate, number, one_of, whole
 from core.data.toybox import NUM_VIEWS, open_pack
-from core.device import autocast, choose_device
-from core.errors import BadConfig
+from core.device import PRECISIONS, autocast, choose_device
+from core.diffusion.samplers import uniform_timesteps
+from core.errors import BadConfig, BadRequest
 from core.files import atomic_file
 from core.images import contact_sheet, write_image
 from core.metrics.images import flip, psnr, ssim
@@ -36,14 +37,15 @@ LOWER_IS_BETTER = {"FLIP (lower is better)"}
 @torch.no_grad()
 def evaluate(cfg: DictConfig) -> float:
     """The program behind `python -m projects.syncdreamer.evaluate`; returns the model's mean PSNR."""
+    check_settings(cfg)
     out, device = Path(cfg.out), choose_device(cfg.device)
+    path = weights_file(cfg.weights)
     test, train = open_pack(cfg.root, cfg.split), open_pack(cfg.root, "train")
     if not 1 <= cfg.num_objects <= len(test.uids):
         raise BadConfig(
             f"num_objects={cfg.num_objects} must lie between 1 and the {len(test.uids)} objects of {cfg.split}"
         )
     system = instantiate(cfg.model)
-    path = weights_file(cfg.weights)
     load_weights(system, path)
     system = system.eval().requires_grad_(False).to(device)
 
@@ -91,6 +93,20 @@ def evaluate(cfg: DictConfig) -> float:
     console.print(text, markup=False)
     console.print(f"{out}: {seconds / len(inputs):.1f} CPU-seconds per object")
     return summary["SyncDreamer (toybox)"]["PSNR (dB)"]["mean"]
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse what no evaluation can have, before any work."""
+    whole("input_view", cfg.input_view, least=0, most=NUM_VIEWS - 1)
+    for key in ("num_objects", "objects_per_batch", "batch_view_num"):
+        whole(key, cfg[key])
+    number("cfg_scale", cfg.cfg_scale, 0)
+    number("eta", cfg.eta, 0, 1)
+    one_of("precision", str(cfg.precision), list(PRECISIONS))
+    try:
+        uniform_timesteps(cfg.sample_steps)
+    except BadRequest as error:
+        raise BadConfig(f"sample_steps={cfg.sample_steps}: {error}") from error
 
 
 def generate_all(

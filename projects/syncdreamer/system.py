@@ -13,6 +13,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from core.config import number, whole
+from core.diffusion.samplers import uniform_timesteps
+from core.errors import BadConfig, BadRequest
 from core.images import contact_sheet
 from core.models.encoders import ImageEncoder
 from core.models.latents import Latents
@@ -55,6 +58,13 @@ class SyncDreamerSystem(TrainingModule):
         **training,
     ) -> None:
         super().__init__(**training)
+        whole("num_target_views", num_target_views, most=denoiser.num_views)
+        number("preview_scale", preview_scale, 0)
+        number("fresh_lr_scale", fresh_lr_scale, 0)
+        try:
+            uniform_timesteps(preview_steps, denoiser.schedule.num_timesteps)
+        except BadRequest as error:
+            raise BadConfig(f"preview_steps={preview_steps}: {error}") from error
         self.denoiser = denoiser
         self.latents = latents.requires_grad_(False)
         self.image_encoder = image_encoder.requires_grad_(False)

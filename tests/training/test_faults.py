@@ -42,6 +42,11 @@ def test_an_empty_training_set_is_refused(tmp_path: Path) -> None:
         run(config(tmp_path / "run", data__train={"_target_": "tests.training.toy.Pictures", "num_items": 0}))
 
 
+def test_an_empty_validation_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="validation set is empty"):
+        run(config(tmp_path / "run", data__val={"_target_": "tests.training.toy.Pictures", "num_items": 0}))
+
+
 def test_a_worker_that_dies_is_reported_with_what_it_was_reading(tmp_path: Path) -> None:
     deadly = {"_target_": "tests.training.toy.Pictures", "deadly": [4]}
     with pytest.raises(BadData, match=r"exited unexpectedly.* reading for step \d+ \(items \["):

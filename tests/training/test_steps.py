@@ -138,10 +138,44 @@ def test_a_run_without_time_ends_before_its_first_step(tmp_path: Path) -> None:
     assert not (tmp_path / "run/checkpoints").exists()
 
 
-@pytest.mark.parametrize("changes", [{"trainer__max_steps": 0}, {"data__batch_size": -1}, {"trainer__precision": 16}])
-def test_numbers_that_no_run_can_have_are_refused(tmp_path: Path, changes: dict) -> None:
-    with pytest.raises(BadConfig, match=next(iter(changes)).replace("__", r"\.")):
-        run(config(tmp_path / "run", **changes))
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("trainer__max_steps", 0),
+        ("trainer__accumulate", -1),
+        ("trainer__devices", 0),
+        ("trainer__val_every", 0),
+        ("trainer__val_batches", 0),
+        ("trainer__preview_every", 0),
+        ("trainer__preview_items", 0),
+        ("trainer__keep_every", 0),
+        ("trainer__keep_last", True),
+        ("trainer__max_bad_steps", -1),
+        ("trainer__time_limit_min", -5),
+        ("trainer__clip_norm", -1),
+        ("trainer__ema_decay", 2),
+        ("trainer__precision", 16),
+        ("trainer__precision", "bf61"),
+        ("trainer__accelerator", "gpu"),
+        ("trainer__strategy", "dpp"),
+        ("optimizer__lr", -1),
+        ("optimizer__lr", math.nan),
+        ("data__batch_size", -1),
+        ("data__workers", -1),
+        ("data__timeout_s", -1),
+        ("data__max_bad_fraction", 2),
+        ("resume", None),
+    ],
+)
+def test_settings_that_no_run_can_have_are_refused_before_anything_is_made(tmp_path: Path, key: str, value) -> None:
+    with pytest.raises(BadConfig, match=key.replace("__", r"\.") + "="):
+        run(config(tmp_path / "run", **{key: value}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_optimizer_refuses_is_a_wrong_setting(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="optimizer: Invalid weight_decay"):
+        run(config(tmp_path / "run", optimizer__weight_decay=-1.0))
 
 
 def test_warmup_rises_and_a_cosine_falls() -> None:
@@ -152,3 +186,12 @@ def test_warmup_rises_and_a_cosine_falls() -> None:
     assert factors[30:] == pytest.approx([0.1] * 11)
     assert schedules.warmup(5, steps=10) == 0.5
     assert schedules.constant(3) == 1.0
+
+
+def test_a_linear_decay_is_counted_from_the_first_step_and_holds_its_end() -> None:
+    factors = [schedules.warmup_linear(n, steps=4, max_steps=20, start=0.2, peak=2.0, final=0.5) for n in range(31)]
+    assert factors[:4] == pytest.approx([0.2, 0.65, 1.1, 1.55])
+    assert factors[4:21] == pytest.approx([2.0 - 1.5 * n / 20 for n in range(4, 21)])
+    assert factors[20:] == pytest.approx([0.5] * 11)
+    flat = [schedules.warmup_linear(n, steps=4, max_steps=20, start=0.2) for n in range(31)]
+    assert flat == pytest.approx([schedules.warmup(n, steps=4, start=0.2) for n in range(31)])

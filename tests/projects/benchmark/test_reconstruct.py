@@ -1,24 +1,33 @@
 """Views -> mesh, at a size for tests: the program as a user starts it, and the fit behind it."""
 
+import functools
 import json
+import os
+import re
+import resource
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import trimesh
+import yaml
+from omegaconf import OmegaConf
 from torch.testing import assert_close
 
 from core.cameras.rays import pixel_rays
 from core.cameras.rigs import rig
-from core.errors import BadOutput, BadViewSet
+from core.errors import BadConfig, BadOutput, BadViewSet
 from core.fields.sdf import SDFNetwork, SurfaceColor
 from core.fitting.fit import Fit, FitDiverged, learning_rate
 from core.fitting.pixels import Pixels
 from core.fitting.turntable import Turntable, look_through
 from core.media import write_video
 from core.render.neus import NeuS, near_far
+from core.settings import composed, settings
 from core.views import ViewSet, write_views
+from projects.benchmark import assets
 from projects.benchmark.assets import find_items, shrink
 from projects.benchmark.reconstruct import main
 
@@ -101,12 +110,126 @@ def test_every_method_composes_with_every_preset(method, preset, capsys):
     assert "settings are good" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("argument", "message"), [("fit.stepz=3", "fit.steps"), ("views=/nowhere", "no folder")])
-def test_what_the_user_got_wrong_is_one_line(tmp_path, argument, message, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("fit.stepz=3", "fit.steps"),
+        ("views=/nowhere", "no folder"),
+        ("device=gpu", "device=gpu is not usable here (no such device)"),
+        ("image.max_size=0", "image.max_size=0: expected a whole number of at least 8"),
+        ("fit.num_random=0 fit.num_foreground=0", "a step without rays learns nothing"),
+        ("seed=0.5", "seed=0.5"),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line_before_any_work(tmp_path, arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["views=x", argument, f"out={tmp_path / 'out'}"])
+        main(["views=x", *arguments.split(), f"out={tmp_path / 'out'}"])
     error = capsys.readouterr().err.strip()
     assert stop.value.code == 2 and error.startswith("error:") and message in error and "\n" not in error
+
+
+@functools.cache
+def toybox_settings(method: str):
+    return settings(main.program, composed(main.program, ["views=x", f"method={method}"]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("rig=nothing", "rig=nothing: choose one of"),
+        ("device=meta", "device=meta is not usable here"),
+        ("image.pixel_offset=2", "image.pixel_offset=2"),
+        ("mesh.resolution=1", "mesh.resolution=1: expected a whole number of at least 8"),
+        ("mesh.texture_size=-1", "mesh.texture_size=-1"),
+        ("mesh.min_component=1.5", "mesh.min_component=1.5: expected a number from 0 to 1"),
+        ("turntable.num_frames=0", "num_frames=0: expected a whole number of at least 1"),
+        ("turntable.size=1", "size=1"),
+        ("turntable.fps=0", "fps=0"),
+        ("turntable.distance=-1.0", "distance=-1.0: expected a number above 0"),
+        ("fit.num_random=-1", "num_random=-1"),
+        ("fit.steps=0", "steps=0: expected a whole number of at least 1"),
+        ("fit.steps=-3", "steps=-3"),
+        ("fit.lr=-0.1", "lr=-0.1: expected a number above 0"),
+        ("fit.decay=-1.0", "decay=-1.0"),
+        ("fit.decay_every=0", "decay_every=0"),
+        ("fit.log_every=0", "log_every=0"),
+        ("fit.checkpoint_every=0", "checkpoint_every=0"),
+        ("field.num_coarse=1", "num_coarse=1"),
+        ("field.num_rounds=0", "num_rounds=0"),
+        ("field.num_rounds=5", "must be a multiple of num_rounds=5"),
+        ("field.anneal_steps=0", "anneal_steps=0"),
+        ("field.bound=0.0", "bound=0.0: expected a number above 0"),
+        ("field.max_steps=0", "max_steps=0"),
+        ("field.grid_every=0", "grid_every=0"),
+    ],
+)
+def test_settings_that_would_fail_after_the_fit_are_refused_before_it(setting, message):
+    key, _, value = setting.partition("=")
+    nerf = key.startswith(("field.max", "field.grid"))
+    cfg = OmegaConf.to_container(toybox_settings("nerf" if nerf else "neus"))
+    *path, last = key.split(".")
+    node = functools.reduce(dict.__getitem__, path, cfg)
+    assert last in node
+    node[last] = yaml.safe_load(value)
+    with pytest.raises(BadConfig, match=re.escape(message)):
+        assets.check_settings(cfg)
+
+
+def test_a_camera_that_is_not_a_number_is_named_by_its_view(ball, tmp_path, capsys):
+    transforms = json.loads((ball / "transforms.json").read_text())
+    transforms["frames"][5]["transform_matrix"][0][0] = float("nan")
+    (ball / "transforms.json").write_text(json.dumps(transforms))
+    with pytest.raises(SystemExit) as stop:
+        main([f"views={ball}", f"out={tmp_path / 'out'}", *TINY])
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and error.startswith("error:") and "view 5" in error and "\n" not in error
+
+
+FINAL = {"mesh.ply", "mesh.glb", "turntable.mp4", "asset.json"}
+
+
+def test_ctrl_c_in_the_middle_of_a_fit_ends_with_130_and_it_continues(ball, tmp_path, capsys, monkeypatch):
+    step = Fit._step
+
+    def pressing_ctrl_c(fit, field, pixels, optimizer, seed, number):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(fit, field, pixels, optimizer, seed, number)
+
+    monkeypatch.setattr(Fit, "_step", pressing_ctrl_c)
+    with pytest.raises(SystemExit) as stop:
+        main([f"views={ball}", f"out={tmp_path / 'out'}", *TINY])
+    assert stop.value.code == 130 and "Traceback" not in capsys.readouterr().err
+    assert not FINAL & {path.name for path in (tmp_path / "out").rglob("*")}
+    done = []
+    monkeypatch.setattr(Fit, "_step", lambda *given: (done.append(given[-1]), step(*given))[1])
+    main([f"views={ball}", f"out={tmp_path / 'out'}", *TINY])
+    assert done == [3] and (tmp_path / "out" / "asset.json").is_file()
+
+
+@pytest.mark.parametrize("when", ["at a checkpoint", "at the mesh"])
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(ball, tmp_path, capsys, monkeypatch, when):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_the_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # the system then refuses larger files
+
+    def filling(function):
+        return lambda *given, **settings: (fill_the_disk(), function(*given, **settings))[1]
+
+    if when == "at a checkpoint":
+        monkeypatch.setattr(Fit, "_step", filling(Fit._step))
+    else:
+        monkeypatch.setattr(assets, "clean_mesh", filling(assets.clean_mesh))
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main([f"views={ball}", f"out={tmp_path / 'out'}", *TINY, "fit.checkpoint_every=1"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line.lower() or "Traceback" in line]
+    assert stop.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: cannot write"), lines
+    names = {path.name for path in (tmp_path / "out").rglob("*")}
+    assert not FINAL & names and not any(name.startswith(".tmp") for name in names)
 
 
 def test_plain_images_want_a_rig_and_targets_get_names_of_their_own(ball, tmp_path):

@@ -73,6 +73,13 @@ def test_a_bad_list_of_uids_is_refused(layout, content, words):
         read_uids(root / "uids.txt")
 
 
+def test_a_list_of_uids_in_another_encoding_is_named(layout):
+    root, _ = layout
+    (root / "uids.txt").write_bytes("chair\ntäble\n".encode("latin-1"))
+    with pytest.raises(BadData, match=r"uids\.txt' is no UTF-8 text \(byte 7\)"):
+        read_uids(root / "uids.txt")
+
+
 def test_a_missing_folder_is_named(layout):
     with pytest.raises(BadData, match="nowhere"):
         views(layout, target_dir="nowhere")

@@ -105,10 +105,11 @@ def test_a_picture_without_alpha_says_which_masks_there_are_and_takes_one(mode, 
     image.save(tmp_path / f"a{suffix}")
     given = f"input={tmp_path / f'a{suffix}'}"
     refused(capsys, tmp_path / "out", given, words=["no alpha", "mask=auto"])
-    if mode == "CMYK":
-        code, err = run(capsys, given, f"out={tmp_path / 'again'}", "mask=auto")
-        assert code == 0, err
-        assert "mask: mask=auto" in err or "mask:" in err
+    mask = "auto" if mode in ("CMYK", "L") else "white"
+    code, err = run(capsys, given, f"out={tmp_path / 'again'}", f"mask={mask}")
+    assert code == 0, err
+    assert f"mask={mask}" in err
+    assert len(read_views(tmp_path / "again" / "a" / "0")) == 16
 
 
 @pytest.mark.parametrize(

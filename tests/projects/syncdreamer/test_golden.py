@@ -3,36 +3,46 @@
 Weights come from official names by rule W, through the project's own table of names; no number of theirs stands here.
 """
 
-from functools import partial
+import re
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from einops import rearrange
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from core.attention.depth import DepthTransformer
 from core.cameras.poses import from_world_to_camera, orbit
 from core.checkpoints import ldm
 from core.checkpoints.rename import NameTable, load_strict
+from core.diffusion import samplers
 from core.diffusion.samplers import DDIMSchedule, ddim_step
 from core.diffusion.schedules import NoiseSchedule, timestep_embedding
+from core.errors import BadRequest
 from core.models.unet import walk_unet
-from core.training.schedules import warmup
+from core.training.schedules import warmup_linear
 from core.types import Cameras
 from projects.syncdreamer import checkpoint
 from projects.syncdreamer.geometry import depth_range, frustum_points, voxel_vertices, warp_coordinates
-from projects.syncdreamer.model import Condition, SyncDreamer
+from projects.syncdreamer.model import SyncDreamer
 from projects.syncdreamer.sampler import sample
 from projects.syncdreamer.system import SyncDreamerSystem
 from projects.syncdreamer.volume import FrustumNet, SpatialNet, SpatialVolume, TargetViewEncoder
-from tests.golden_fixture import load, rule_w
+from tests.golden_fixture import load, named, rule_w, views_of
 from tests.projects.syncdreamer import tiny
+
+SCALING_FACTOR = 0.18215  # of Stable Diffusion's latents; the official code has it as a number too
 
 
 def close(actual, expected, tolerance=1e-4):
     """Networks agree relative to the output's maximum (`golden/README.md`)."""
-    assert_close(actual, expected, rtol=0, atol=tolerance * max(1.0, expected.abs().max().item()))
+    assert_close(actual, expected, rtol=0, atol=tolerance * expected.abs().max().item())
+
+
+def exact(actual, expected, tolerance=1e-5):
+    """Small deterministic parts agree to 1e-5, numbers far above 1 to a few units in their last place."""
+    assert_close(actual, expected, rtol=1e-6, atol=tolerance)
 
 
 def fill(module, table: NameTable, exceptions=()):
@@ -42,28 +52,41 @@ def fill(module, table: NameTable, exceptions=()):
     return module.eval()
 
 
+def given(kwargs, **names):
+    """Those of our arguments whose official name is in `kwargs`; the others keep our defaults, which are theirs."""
+    return {ours: kwargs[theirs] for ours, theirs in names.items() if theirs in kwargs}
+
+
 def build_unet(kwargs):
-    names = ("in_channels", "out_channels", "model_channels", "num_res_blocks", "attention_resolutions", "channel_mult",
-             "context_dim", "num_heads", "transformer_depth")  # fmt: skip
-    return UNet2DConditionModel(**ldm.unet_arguments(**{name: kwargs[name] for name in names}))
+    names = ("in_channels", "out_channels", "model_channels", "num_res_blocks", "attention_resolutions",
+             "channel_mult", "context_dim", "num_heads", "num_head_channels", "transformer_depth",
+             "use_linear_in_transformer")  # fmt: skip
+    return UNet2DConditionModel(**ldm.unet_arguments(**given(kwargs, **{name: name for name in names})))
 
 
 def build_volume(kwargs):
-    changed = kwargs["changed_from_upstream"]
-    time, view = kwargs["time_dim"], kwargs["view_dim"]
-    features = changed["target_encoder_output_dim"]
+    widths = kwargs.get("changed_from_upstream", {})
+    time, view = given(kwargs, time_dim="time_dim"), given(kwargs, view_dim="view_dim")
+    encoder = TargetViewEncoder(**given(widths, out_channels="target_encoder_output_dim"), **time, **view)
+    features = encoder.conv_out[-1].out_channels
+    spatial_net = SpatialNet(
+        in_channels=features * kwargs["view_num"], **given(widths, channels="spatial_dims"), **time
+    )
+    frustum_net = FrustumNet(
+        in_channels=spatial_net.conv_in.out_channels, **given(widths, channels="frustum_dims"), **time, **view
+    )
+    assert frustum_net.conv_in.in_channels == widths.get("frustum_in_dim", frustum_net.conv_in.in_channels)
     return SpatialVolume(
-        target_encoder=TargetViewEncoder(out_channels=features, time_dim=time, view_dim=view),
-        spatial_net=SpatialNet(
-            in_channels=features * kwargs["view_num"], channels=changed["spatial_dims"], time_dim=time
+        target_encoder=encoder,
+        spatial_net=spatial_net,
+        frustum_net=frustum_net,
+        **given(
+            kwargs,
+            resolution="spatial_volume_size",
+            half_extent="spatial_volume_length",
+            num_depths="frustum_volume_depth",
+            radius="frustum_volume_length",
         ),
-        frustum_net=FrustumNet(
-            in_channels=changed["frustum_in_dim"], channels=changed["frustum_dims"], time_dim=time, view_dim=view
-        ),
-        resolution=kwargs["spatial_volume_size"],
-        half_extent=kwargs["spatial_volume_length"],
-        num_depths=kwargs["frustum_volume_depth"],
-        radius=kwargs["frustum_volume_length"],
     )
 
 
@@ -89,29 +112,39 @@ def cameras_from(poses, intrinsics, size):
 # camera
 
 
+def image_size(data):
+    """Of the images that the intrinsics are for: the principal point stands at the middle."""
+    return round(data["K"][0, 2].item() * 2)
+
+
 def test_the_analytic_rig_has_the_published_cameras():
     info, data = load("syncdreamer", "camera")
-    poses = orbit(data["azimuths_pkl"].double(), data["elevations_pkl"].double(), data["distances_pkl"])
-    cameras = Cameras(poses, data["K"].double().expand(len(poses), 3, 3), 256, 256)
+    poses = orbit(data["azimuths_pkl"].double(), data["elevations_pkl"].double(), data["distances_pkl"].double())
+    cameras = Cameras(poses, data["K"].double().expand(len(poses), 3, 3), image_size(data), image_size(data))
     difference = (cameras.world_to_camera[:, :3] - data["poses_pkl"]).abs().max()
     assert difference <= 1e-7 + info["analytic_pose_max_abs_diff"]
 
 
+def embedded_views(azimuths, elevation):
+    """The view embedding, by the real method of a tiny model."""
+    model = tiny.denoiser(len(azimuths))
+    model.azimuths.copy_(azimuths)
+    return model.embed_views(elevation)
+
+
 def test_view_embedding():
     _, data = load("syncdreamer", "camera")
-    model = tiny.denoiser(len(data["azimuth_buffer"]))
-    model.azimuths.copy_(data["azimuth_buffer"])
-    close(model.embed_views(data["elev_rad"]), data["view_embedding"], 1e-5)
+    exact(embedded_views(data["azimuth_buffer"], data["elev_rad"]), data["view_embedding"])
 
 
 def test_the_models_azimuths_are_the_published_buffer():
     _, data = load("syncdreamer", "camera")
     num_views = len(data["azimuth_buffer"])
     model = tiny.denoiser(num_views)
-    size = round(data["K"][0, 2].item() * 2)
-    close(model.azimuths, data["azimuth_buffer"], 1e-6)
-    close(model.world_to_camera, data["poses_pkl"].float(), 1e-6)
-    close(model.cameras.scaled(size, size).intrinsics, data["K"].expand(num_views, 3, 3), 1e-5)
+    exact(model.azimuths, data["azimuth_buffer"], 1e-6)
+    exact(model.world_to_camera, data["poses_pkl"].float(), 1e-6)
+    size = image_size(data)
+    exact(model.cameras.scaled(size, size).intrinsics, data["K"].expand(num_views, 3, 3))
 
 
 def test_warp_coordinates():
@@ -119,22 +152,43 @@ def test_warp_coordinates():
     index, size = data["view_idx"], info["warp"]["input_size"]
     cameras = cameras_from(data["poses_pkl"].float()[index], data["K"].expand(len(index), 3, 3), size)
     vertices = voxel_vertices(info["warp"]["V"], info["warp"]["length"], like=cameras.poses)
-    close(warp_coordinates(vertices, cameras, info["warp"]["warp_size"]), data["warp_coords"], 1e-5)
+    exact(warp_coordinates(vertices, cameras, info["warp"]["warp_size"]), data["warp_coords"])
 
 
-def test_frustum_points():
+def frustum_case():
+    """Cameras of the frustum tensors, and both counts."""
     info, data = load("syncdreamer", "camera")
-    target, index = info["target"], data["view_idx"]
+    index, target = data["view_idx"], info["target"]
     cameras = cameras_from(
         data["poses_pkl"].float()[index], data["K"].expand(len(index), 3, 3), target["input_image_size"]
     )
-    depths = data["target_depth"][:, 0, :, 0, 0]
-    near, far = depths[:, 0], depths[:, -1]
-    points, found = frustum_points(cameras, target["volume_size"], target["depth_size"], near, far)
-    close(rearrange(points, "v d h w c -> v c d h w"), data["target_xyz"], 1e-5)
-    close(found, depths, 1e-5)
-    from_radius = depth_range(cameras, (far - near)[0].item() / 2)
-    close(torch.stack(from_radius), torch.stack([near, far]), 1e-5)
+    return data, cameras, (target["volume_size"], target["depth_size"])
+
+
+def assert_frustums(found, points, depths):
+    exact(rearrange(found[0], "v d h w c -> v c d h w"), points)
+    exact(found[1][:, None, :, None, None].expand_as(depths), depths)
+
+
+def test_frustum_points():
+    data, cameras, counts = frustum_case()
+    near, far = data["target_depth"][:, 0, 0, 0, 0], data["target_depth"][:, 0, -1, 0, 0]
+    assert_frustums(frustum_points(cameras, *counts, near, far), data["target_xyz"], data["target_depth"])
+    # The model asks for the depths of a sphere around the origin; the fixture may have others.
+    if torch.allclose((near + far) / 2, data["distances_pkl"][data["view_idx"]].to(near), atol=1e-6):
+        exact(torch.stack(depth_range(cameras, (far - near)[0].item() / 2)), torch.stack([near, far]))
+
+
+def test_depths_of_the_unit_sphere():
+    data, cameras, counts = frustum_case()
+    num_views = len(data["poses_pkl"])
+    rig = cameras_from(data["poses_pkl"].float(), data["K"].expand(num_views, 3, 3), image_size(data))
+    near, far = depth_range(rig, 1.0)
+    exact(near[:, None], data["near_unit"])
+    exact(far[:, None], data["far_unit"])
+    # Without near and far the official code takes the unit sphere's; the model never does.
+    found = frustum_points(cameras, *counts, *depth_range(cameras, 1.0))
+    assert_frustums(found, data["target_xyz_auto"], data["target_depth_auto"])
 
 
 # schedule
@@ -144,42 +198,74 @@ def test_noise_schedule_buffers():
     _, data = load("syncdreamer", "schedule")
     schedule = NoiseSchedule()
     for name, buffer in schedule.named_buffers():
-        close(buffer, data[name], 1e-6)
+        exact(buffer, data[name], 1e-6)
 
 
 def test_adding_noise():
     _, data = load("syncdreamer", "schedule")
-    close(NoiseSchedule().add_noise(data["x0"], data["noise"], data["t"]), data["x_noisy"], 1e-5)
+    exact(NoiseSchedule().add_noise(data["x0"], data["noise"], data["t"]), data["x_noisy"])
+
+
+def follow_timesteps(monkeypatch, timesteps, count):
+    """Let the sampler take the official timesteps also where it refuses their count: upstream makes 31 steps of 30."""
+    if len(timesteps) == count:
+        assert samplers.uniform_timesteps(count).tolist() == timesteps.tolist()
+        return
+    with pytest.raises(BadRequest):
+        samplers.uniform_timesteps(count)
+    monkeypatch.setattr(samplers, "uniform_timesteps", lambda *_: timesteps)
 
 
 def test_ddim_tables():
-    _, data = load("syncdreamer", "schedule")
-    counts = [int(name.removeprefix("ddim").removesuffix("_timesteps")) for name in data if name.endswith("_timesteps")]
+    info, data = load("syncdreamer", "schedule")
+    eta = info.get("eta", float(re.findall(r"eta=(\d+(?:\.\d+)?)", info["upstream"] + " eta=1")[0]))
+    counts = [int(count) for count in re.findall(r"\bddim(\d+)_timesteps\b", " ".join(data))]
     assert counts
     for count in counts:
-        schedule = DDIMSchedule.uniform(data["alphas_cumprod"], count, eta=1.0)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            follow_timesteps(monkeypatch, data[f"ddim{count}_timesteps"], count)
+            schedule = DDIMSchedule.uniform(data["alphas_cumprod"], count, eta=eta)
         assert schedule.timesteps.tolist() == data[f"ddim{count}_timesteps"].tolist()
-        close(schedule.alphas, data[f"ddim{count}_alphas"], 1e-6)
-        close(schedule.alphas_prev, data[f"ddim{count}_alphas_prev"], 1e-6)
-        close(schedule.sigmas, data[f"ddim{count}_sigmas"], 1e-5)
-        close((1 - schedule.alphas).sqrt(), data[f"ddim{count}_sqrt_one_minus_alphas"], 1e-6)
+        exact(schedule.alphas, data[f"ddim{count}_alphas"], 1e-6)
+        exact(schedule.alphas_prev, data[f"ddim{count}_alphas_prev"], 1e-6)
+        exact(schedule.sigmas, data[f"ddim{count}_sigmas"])
+        exact((1 - schedule.alphas).sqrt(), data[f"ddim{count}_sqrt_one_minus_alphas"], 1e-6)
 
 
 def test_timestep_embedding():
     _, data = load("syncdreamer", "schedule")
-    names = [name for name in data if name.startswith("temb_") and name != "temb_t"]
-    for name in names:
-        # The angle t f reaches 999 radians, where one float32 rounding of f is 6e-5: exp() differs between processors.
-        close(timestep_embedding(data["temb_t"], data[name].shape[1]), data[name], 1e-4)
+    t = data["temb_t"]
+    embeddings = named(data, "temb_")
+    assert embeddings
+    for dim, expected in embeddings.items():
+        found = timestep_embedding(t, dim)
+        # One rounding of f, which differs between processors, turns the angle t f by up to t f / 2^23.
+        angles = t[:, None].double() * 10000.0 ** -(torch.arange(dim // 2) / (dim // 2)).double()
+        tolerance = (1e-5 + angles / 2**23).repeat(1, 2)
+        assert found.shape == expected.shape
+        assert ((found - expected).abs() <= tolerance).all(), f"{dim}: {(found - expected).abs().max()}"
+
+
+def official_factor(lr, step):
+    """Our schedule of one cycle, for the cycle that a step lies in."""
+    cycle = 0
+    while step > lr["cycle_lengths"][cycle]:
+        step, cycle = step - lr["cycle_lengths"][cycle], cycle + 1
+    values = {name: each[cycle] for name, each in lr.items()}
+    return warmup_linear(
+        step,
+        steps=values["warm_up_steps"],
+        max_steps=values["cycle_lengths"],
+        start=values["f_start"],
+        peak=values["f_max"],
+        final=values["f_min"],
+    )
 
 
 def test_learning_rate_factor():
     info, data = load("syncdreamer", "schedule")
-    lr = info["lr"]
-    assert lr["f_max"] == lr["f_min"], "only the constant rate after the warm-up is published"
-    factor = partial(warmup, steps=lr["warm_up_steps"][0], start=lr["f_start"][0])
-    found = torch.tensor([factor(step) for step in data["lr_steps"].tolist()], dtype=torch.float64) * lr["f_max"][0]
-    close(found, data["lr_factor"], 1e-6)
+    found = [official_factor(info["lr"], step) for step in data["lr_steps"].tolist()]
+    exact(torch.tensor(found, dtype=data["lr_factor"].dtype), data["lr_factor"], 1e-6)
 
 
 def test_one_ddim_step_is_that_of_diffusers():
@@ -223,50 +309,76 @@ def test_depth_transformer(folded):
         close(data["x"] + block.empty_residual(data["x"]), data["out_zero_context"], 1e-5)
 
 
-def test_unet_with_depth_attention():
-    info, data = load("syncdreamer", "unet")
-    kwargs = info["kwargs"]
-    model = build_denoiser(kwargs, tiny.volume())
-    table = checkpoint.denoiser_table(**unet_layout(kwargs), ours="")
-    table = NameTable([(a, b) for a, b in table.pairs if a.startswith(info["key_prefix"])])
-    network = {name: part for name, part in model.named_children() if name in ("unet", "depth_middle", "depth_up")}
-    fill(torch.nn.ModuleDict(network), table)
-    volumes = [data[f"volume_{data['x'].shape[-1] // 2**level}"] for level in range(len(kwargs["volume_dims"]))]
-    latents = data["x"].shape[1] // 2
-    with torch.no_grad():
-        out = model.predict(data["x"][:, :latents], data["t"], data["context"], data["x"][:, latents:], volumes)
-    close(out, data["out"])
-
-
-def test_unet_intermediates():
+@pytest.fixture(scope="module")
+def golden_unet():
+    """The fixture, the UNet with its depth attention, and the volumes, finest first."""
     info, data = load("syncdreamer", "unet")
     model = build_denoiser(info["kwargs"], tiny.volume())
     table = checkpoint.denoiser_table(**unet_layout(info["kwargs"]), ours="")
     table = NameTable([(a, b) for a, b in table.pairs if a.startswith(info["key_prefix"])])
-    fill(
-        torch.nn.ModuleDict({n: p for n, p in model.named_children() if n in ("unet", "depth_middle", "depth_up")}),
-        table,
-    )
-    volumes = [data[f"volume_{data['x'].shape[-1] // 2**level}"] for level in range(len(info["kwargs"]["volume_dims"]))]
+    network = {name: part for name, part in model.named_children() if name in ("unet", "depth_middle", "depth_up")}
+    network = fill(nn.ModuleDict(network), table, exceptions=set(info["exceptions"]))
+    assert sum(p.numel() for p in network.parameters()) == info["n_params"]
+    return data, model, list(named(data, "volume_").values())[::-1]
+
+
+def test_unet_with_depth_attention(golden_unet):
+    data, model, volumes = golden_unet
+    noisy = data["out"].shape[1]
+    with torch.no_grad():
+        out = model.predict(data["x"][:, :noisy], data["t"], data["context"], data["x"][:, noisy:], volumes)
+    close(out, data["out"])
+
+
+def encoder_layers(unet: UNet2DConditionModel) -> list[nn.Module]:
+    """The modules that end the official input_blocks, in their order."""
+    layers: list[nn.Module] = [unet.conv_in]
+    for block in unet.down_blocks:
+        layers += getattr(block, "attentions", block.resnets)
+        layers += block.downsamplers or ()
+    return layers
+
+
+def activations(model: SyncDreamer, data, volumes) -> dict[str, Tensor]:
+    """What the UNet computes midway, under the fixture's names."""
     seen = {}
 
-    def middle(x):
-        seen["h.middle_block"] = x
-        seen["h.middle_conditions"] = model.depth_middle(x, volumes[-1])
-        return seen["h.middle_conditions"]
+    def see(name: str, value: Tensor) -> Tensor:
+        seen[f"h.{name}"] = value
+        return value
 
-    def layer(x, number):
+    def middle(x: Tensor) -> Tensor:
+        see("middle_block", x)
+        return see("middle_conditions", model.depth_middle(x, volumes[-1]))
+
+    def layer(x: Tensor, number: int) -> Tensor:
+        see(f"output_blocks.{number}", x)
         site = number - model.sites[0][0]
         if site < 0:
             return x
-        seen[f"h.output_conditions.{site}"] = model.depth_up[site](x, volumes[model.sites[site][2]])
-        return seen[f"h.output_conditions.{site}"]
+        return see(f"output_conditions.{site}", model.depth_up[site](x, volumes[model.sites[site][2]]))
 
+    def encoded(number: int, output: Tensor | tuple[Tensor]) -> None:
+        see(f"input_blocks.{number}", output[0] if isinstance(output, tuple) else output)
+
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output, i=i: encoded(i, output))
+        for i, module in enumerate(encoder_layers(model.unet))
+    ]
     with torch.no_grad():
         walk_unet(model.unet, data["x"], data["t"], data["context"], after_middle=middle, after_up_layer=layer)
-    assert len(seen) == 2 + len(model.sites)
-    for name, value in seen.items():
-        close(value, data[name])
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def test_unet_intermediates(golden_unet):
+    data, model, volumes = golden_unet
+    seen = activations(model, data, volumes)
+    names = [name for name in data if name.startswith("h.")]
+    assert names
+    for name in names:
+        close(seen[name], data[name])
 
 
 def test_volume_networks():
@@ -310,22 +422,59 @@ def test_spatial_volume():
     kwargs = info["kwargs"]
     volume = build_volume(kwargs)
     prefix = info["key_prefix"].rstrip(".")
-    fill(volume, NameTable([(a, b.removeprefix("x.")) for a, b in checkpoint.volume_pairs(prefix, "x")]))
+    table = NameTable([(a, b.removeprefix("x.")) for a, b in checkpoint.volume_pairs(prefix, "x")])
+    fill(volume, table, exceptions=set(info["exceptions"]))
     cameras = cameras_from(data["poses"], data["Ks"], kwargs["input_image_size"])
     x, time, view, index = data["x"], data["t_embed"], data["v_embed"], data["target_index"]
+    size = data["frustum_in_first"].shape[-1]
     with torch.no_grad():
         lifted = volume.unproject_views(x, time, view, cameras)
-        shown = data["unprojected_views01"].shape[1]
-        close(lifted[:1, :shown], data["unprojected_views01"])
+        lifted = rearrange(lifted, "b (v c) z y x -> b v c z y x", v=x.shape[1])
+        names = [name for name in data if name.startswith("unprojected_views")]
+        assert names
+        for name in names:
+            count = data[name].shape[1] // lifted.shape[2]
+            shown = views_of(name, info["tensors"][name]["meaning"], count, x.shape[1])
+            found = rearrange(lifted[: len(data[name]), shown], "b v c z y x -> b (v c) z y x")
+            close(found, data[name])
         built = volume.build(x, time, view, cameras)
         close(built, data["spatial_volume"])
-        close(volume.sample_frustums(built, cameras, index, x.shape[-1])[:1], data["frustum_in_first"])
-        levels = volume.frustums(built, time, view, cameras, index, x.shape[-1])
-    for level in levels:
-        close(level, data[f"frustum_{level.shape[-1]}"])
+        sampled = volume.sample_frustums(built, cameras, index, size)
+        close(sampled[: len(data["frustum_in_first"])], data["frustum_in_first"])
+        levels = volume.frustums(built, time, view, cameras, index, size)
+    expected = list(named(data, "frustum_").values())[::-1]
+    for level, theirs in zip(levels, expected, strict=True):
+        close(level, theirs)
+
+
+def test_frustum_depths_of_the_spatial_volume():
+    info, data = load("syncdreamer", "spatial_volume")
+    volume = build_volume(info["kwargs"])
+    cameras = cameras_from(data["poses"], data["Ks"], info["kwargs"]["input_image_size"])
+    expected = data["frustum_depth"]
+    _, depths = frustum_points(cameras, expected.shape[-1], volume.num_depths, *depth_range(cameras, volume.radius))
+    depths = depths[data["target_index"].flatten()[: len(expected)]]
+    exact(depths[:, None, :, None, None].expand_as(expected), expected)
+
+
+def test_view_embedding_of_the_spatial_volume():
+    _, data = load("syncdreamer", "spatial_volume")
+    cameras = cameras_from(data["poses"], data["Ks"], 1)
+    azimuths = torch.atan2(cameras.centers[:, 1], cameras.centers[:, 0])
+    exact(embedded_views(azimuths, data["elevation"]), data["v_embed"])
 
 
 # the whole system
+
+
+def poses_of(data):
+    """The system's poses: its own, or those views of the camera fixture that stand at its azimuths."""
+    if "poses" in data:
+        return data["poses"]
+    _, rig = load("syncdreamer", "camera")
+    difference = (data["azimuth"][:, None] - rig["azimuth_buffer"]).abs()
+    assert difference.amin(dim=1).max() < 1e-5, "the camera fixture has no view at one of the system's azimuths"
+    return rig["poses_pkl"].float()[difference.argmin(dim=1)]
 
 
 @pytest.fixture(scope="module")
@@ -337,39 +486,46 @@ def golden_system():
         kwargs["unet"],
         build_volume(volume),
         num_views=kwargs["view_num"],
-        image_size=kwargs["image_size"],
-        time_dim=volume["time_dim"],
-        view_dim=volume["view_dim"],
+        image_size=volume.get("input_image_size", kwargs["image_size"]),
+        **given(volume, time_dim="time_dim", view_dim="view_dim"),
     )
     table = checkpoint.denoiser_table(**unet_layout(kwargs["unet"]), ours="")
-    denoiser.world_to_camera.copy_(load("syncdreamer", "camera")[1]["poses_pkl"].float())
+    denoiser.world_to_camera.copy_(poses_of(data))
     denoiser.intrinsics.copy_(data["Ks"])
     denoiser.azimuths.copy_(data["azimuth"])
     fill(denoiser, table, exceptions=set(info["exceptions"]))
     return info, data, denoiser, table
 
 
-def condition_of(data):
-    return Condition(data["clip_embed"], data["x_input"] / 0.18215, data["elevation"])
+@pytest.fixture(scope="module")
+def condition(golden_system):
+    """What the system makes of the given embedding and scaled latents: the UNet concatenates unscaled ones."""
+    info, data, denoiser, _ = golden_system
+    return system_of(denoiser, info["kwargs"]).condition(data["clip_embed"], data["x_input"], data["elevation"])
 
 
 def system_of(denoiser, kwargs):
     return SyncDreamerSystem(
         denoiser=denoiser,
-        latents=tiny.latents(),
+        latents=tiny.latents(SCALING_FACTOR),
         image_encoder=tiny.image_encoder(),
-        drop_conditions=kwargs["drop_conditions"],
-        finetune_unet=kwargs["finetune_unet"],
-        finetune_projection=kwargs["finetune_projection"],
+        **given(kwargs, **{name: name for name in ("drop_conditions", "finetune_unet", "finetune_projection")}),
     )
 
 
-def test_training_loss_and_gradients(golden_system):
+def views_shown(info, name, tensor, batch):
+    """The views of a tensor [(b k), ...], by its name."""
+    return views_of(name, info["tensors"][name]["meaning"], len(tensor) // batch, info["kwargs"]["view_num"])
+
+
+def test_training_loss_and_gradients(golden_system, condition):
     info, data, denoiser, table = golden_system
     system = system_of(denoiser, info["kwargs"])
+    denoiser.requires_grad_(True)  # the official code computes gradients of what it freezes, too
     denoiser.zero_grad()
-    loss = system.noise_loss(data["x0"], condition_of(data), data["train_t"], data["noise"], data["train_target_index"])
+    loss = system.noise_loss(data["x0"], condition, data["train_t"], data["noise"], data["train_target_index"])
     close(loss, data["train_loss"])
+    close(loss, torch.tensor(info["train_loss"]))
     loss.backward()
     norms = {name: p.grad.norm() for name, p in denoiser.named_parameters() if p.grad is not None}
     official = table.write(norms)
@@ -378,12 +534,12 @@ def test_training_loss_and_gradients(golden_system):
     denoiser.zero_grad(set_to_none=True)
 
 
-def test_training_prediction(golden_system):
+def test_training_prediction(golden_system, condition):
     _, data, denoiser, _ = golden_system
     x_t = denoiser.schedule.add_noise(data["x0"], data["noise"], data["train_t"])
     with torch.no_grad():
-        found = denoiser.predict_views(x_t, data["train_t"], condition_of(data), data["train_target_index"])
-    close(found[:, 0], data["train_pred"])
+        found = denoiser.predict_views(x_t, data["train_t"], condition, data["train_target_index"])
+    close(rearrange(found, "b k c h w -> (b k) c h w"), data["train_pred"])
 
 
 def test_optimizer_groups(golden_system):
@@ -407,41 +563,55 @@ def test_optimizer_groups(golden_system):
 
 
 def test_time_and_view_conditions(golden_system):
-    _, data, denoiser, _ = golden_system
-    with torch.no_grad():
-        close(denoiser.embed_views(data["elevation"]), data["v_embed"], 1e-5)
-        t = data["ddim_timesteps"][-1:].expand(len(data["elevation"]))
-        close(denoiser.embed_time(t), data["t_embed_first"], 1e-5)
-        close(denoiser.project_context(data["clip_embed"], data["v_embed"][:, 1:3]), data["cc_projection_views12"])
-
-
-@pytest.mark.parametrize("scale", ["noise_cond_views12", "noise_cfg_views12"])
-def test_first_step_prediction(golden_system, scale):
     info, data, denoiser, _ = golden_system
-    guidance = 1.0 if "cond" in scale else info["sampler"]["unconditional_scale"]
-    t = data["ddim_timesteps"][-1:].expand(len(data["x_T"]))
+    batch = len(data["elevation"])
+    names = [name for name in data if name.startswith("cc_projection_views")]
+    assert names
     with torch.no_grad():
-        noise = denoiser.denoise(data["x_T"], t, condition_of(data), guidance_scale=guidance, views_per_batch=4)
-    close(rearrange(noise[:, 1:3], "b k c h w -> (b k) c h w"), data[scale])
+        exact(denoiser.embed_views(data["elevation"]), data["v_embed"])
+        close(denoiser.embed_time(data["ddim_timesteps"][-1:].expand(batch)), data["t_embed_first"])
+        for name in names:
+            views = views_shown(info, name, data[name], batch)
+            close(denoiser.project_context(data["clip_embed"], data["v_embed"][:, views]), data[name])
 
 
-def test_full_sampling_loop(golden_system):
+@pytest.mark.parametrize("kind", ["cond", "cfg"])
+def test_first_step_prediction(golden_system, condition, kind):
     info, data, denoiser, _ = golden_system
     settings = info["sampler"]
-    steps = sorted(name for name in data if name.startswith("step_noise_"))
-    noises = iter([data["x_T"], *(data[name] for name in steps)])
+    batch = len(data["x_T"])
+    names = [name for name in data if name.startswith(f"noise_{kind}_views")]
+    assert names
+    with torch.no_grad():
+        noise = denoiser.denoise(
+            data["x_T"],
+            data["ddim_timesteps"][-1:].expand(batch),
+            condition,
+            guidance_scale=1.0 if kind == "cond" else settings["unconditional_scale"],
+            views_per_batch=settings["batch_view_num"],
+        )
+    for name in names:
+        views = views_shown(info, name, data[name], batch)
+        close(rearrange(noise[:, views], "b k c h w -> (b k) c h w"), data[name])
+
+
+def test_full_sampling_loop(golden_system, condition, monkeypatch):
+    info, data, denoiser, _ = golden_system
+    settings = info["sampler"]
+    follow_timesteps(monkeypatch, data["ddim_timesteps"], settings["ddim_num_steps"])
+    noises = iter([data["x_T"], *named(data, "step_noise_").values()])
     seen = []
     result = sample(
         denoiser,
-        condition_of(data),
+        condition,
         lambda shape: next(noises),
-        num_steps=settings["ddim_num_steps"],
+        num_steps=len(data["ddim_timesteps"]),
         guidance_scale=settings["unconditional_scale"],
         eta=settings["eta"],
         views_per_batch=settings["batch_view_num"],
         on_step=lambda number, x, x_0: seen.append(x),
     )
-    close(seen[0], data["x_after_step0"])
-    for name in (name for name in data if name.startswith("x_inter_")):
-        close(seen[int(name.removeprefix("x_inter_"))], data[name])
+    assert next(noises, None) is None, "the official loop drew more noise"
+    for number, expected in {**named(data, "x_after_step"), **named(data, "x_inter_")}.items():
+        close(seen[number], expected)
     close(result, data["x_final"])

@@ -1,5 +1,9 @@
 """NeuS against the official renderer, driven by the fixture alone (`tests/golden/README.md`)."""
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -66,10 +70,48 @@ def rays() -> Rays:
     return Rays(DATA["rays_o"], DATA["rays_d"])
 
 
+def close(actual, expected, tolerance=1e-4):
+    """Networks agree relative to the output's maximum."""
+    assert_close(actual, expected, rtol=0, atol=tolerance * expected.abs().max().item())
+
+
+@contextmanager
+def in_double_precision() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def rounding_of_samples(model: NeuS, rays: Rays, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples in double precision, and how far single precision may lie from them, sample by sample.
+
+    Quantiles of an almost flat histogram amplify rounding: here by as much as they amplify errors of the signed
+    distance, drawn a few times at the size of those that single precision makes.
+    """
+    exact = copy.deepcopy(model).double()
+    rays64 = Rays(rays.origins.double(), rays.directions.double())
+    points = rays.origins[:, None] + rays.directions[:, None] * z[..., None]
+    with torch.no_grad():
+        error = (model.sdf(points)[0] - exact.sdf(points.double())[0]).abs().max().item()
+    generator, distance = torch.Generator().manual_seed(0), exact.sdf.forward
+
+    def inexact_distance(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        value, features = distance(points)
+        return value + error * (2 * torch.rand(value.shape, generator=generator) - 1), features
+
+    with in_double_precision():
+        samples = exact.sample(rays64)
+        exact.sdf.forward = inexact_distance
+        spread = torch.stack([(exact.sample(rays64) - samples).abs() for _ in range(8)]).amax(dim=0)
+    return samples, 1e-5 + 3 * spread
+
+
 def test_the_signed_distance_its_features_and_gradient_are_the_official_ones(model):
     distance, features, gradient = model.sdf.with_gradient(DATA["points"])
-    assert_close(torch.cat([distance, features], dim=-1), DATA["sdf_feat"], atol=1e-5, rtol=1e-4)
-    assert_close(gradient, DATA["sdf_gradient"], atol=1e-5, rtol=1e-4)
+    close(torch.cat([distance, features], dim=-1), DATA["sdf_feat"])
+    close(gradient, DATA["sdf_gradient"])
 
 
 def test_the_surface_colour_is_the_official_one(model):
@@ -82,11 +124,13 @@ def test_samples_along_rays_are_the_official_ones(model, rays):
     near, far = near_far(rays)
     assert_close(near, DATA["near"], atol=1e-5, rtol=0)
     assert_close(far, DATA["far"], atol=1e-5, rtol=0)
-    # Quantiles of an almost flat histogram amplify rounding: the official numbers themselves are off by up to 1e-4
-    # from the same computation in float64, at a few samples per thousand.
-    difference = (model.sample(rays) - DATA["z_vals"]).abs()
-    assert difference.max() < 5e-4
-    assert (difference < 1e-5).float().mean() > 0.98
+    samples, tolerance = rounding_of_samples(model, rays, DATA["z_vals"])
+    for found in (model.sample(rays), DATA["z_vals"]):
+        difference = (found - samples).abs()
+        # A bin whose share lies at the histogram's threshold may be taken either way: a sample moves by up to a bin.
+        assert (difference > tolerance).double().mean() < 5e-3
+        assert (difference < (far - near) / (model.num_coarse - 1)).all()
+    assert tolerance.median() < 5e-5, "these rays are too ill-conditioned to compare anything"
 
 
 def test_an_evaluation_render_is_the_official_one(model, rays):
@@ -95,15 +139,15 @@ def test_an_evaluation_render_is_the_official_one(model, rays):
         assert_close(model.render(rays).rgb, DATA["rgb"], atol=1e-4, rtol=1e-4)  # with samples of its own
     assert_close(render.rgb, DATA["rgb"], atol=1e-5, rtol=1e-5)
     assert_close(render.mask, DATA["mask"], atol=1e-5, rtol=1e-5)
-    assert_close(render.normal, DATA["normal"], atol=1e-5, rtol=1e-4)
+    close(render.normal, DATA["normal"])
     assert_close(render.inside, DATA["inner_mask"].bool())
-    assert_close(render.gradient_error, DATA["gradient_error"], atol=1e-4, rtol=1e-4)
+    close(render.gradient_error, DATA["gradient_error"])
 
 
 @pytest.mark.parametrize("step", sorted(INFO["losses_train"], key=int))
 def test_the_training_losses_are_the_official_ones(model, rays, step):
     losses = model.losses(rays, DATA["rgb_gt"], DATA["mask_gt"], step=int(step), jitter=DATA["t_rand"])
     expected = INFO["losses_train"][step]
-    ours = {"loss": "loss", "rgb": "rendering", "mask": "mask", "eikonal": "eikonal"}
-    for name, theirs in ours.items():
-        assert losses[name].item() == pytest.approx(expected[theirs], abs=1e-5, rel=1e-4), name
+    ours = {"loss": "loss", "rendering": "rgb", "mask": "mask", "eikonal": "eikonal"}
+    for name, value in expected.items():
+        assert losses[ours[name]].item() == pytest.approx(value, abs=1e-5, rel=1e-4), name

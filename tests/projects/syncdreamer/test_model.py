@@ -8,9 +8,10 @@ import torch
 from torch.testing import assert_close
 
 from core.config import instantiate
-from core.errors import BadCheckpoint, BadRequest
+from core.errors import BadCheckpoint, BadConfig, BadData, BadRequest
 from core.settings import composed, settings
-from projects.syncdreamer import checkpoint, generate, train
+from projects.syncdreamer import checkpoint, generate, scores, train
+from projects.syncdreamer import evaluate as syncdreamer_evaluate
 from projects.syncdreamer.model import Condition
 from projects.syncdreamer.sampler import sample
 from projects.syncdreamer.system import keep_masks
@@ -103,6 +104,44 @@ def test_training_lowers_the_loss_of_one_batch():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"num_target_views": 0}, "num_target_views=0: expected a whole number from 1 to 16"),
+        ({"num_target_views": 17}, "num_target_views=17"),
+        ({"preview_steps": 30}, "preview_steps=30: 30 sampling steps do not divide 1000 timesteps; use"),
+        ({"preview_scale": -1.0}, "preview_scale=-1"),
+        ({"fresh_lr_scale": -1.0}, "fresh_lr_scale=-1"),
+    ],
+)
+def test_a_system_refuses_settings_that_would_fail_in_the_middle_of_a_training(wrong, says):
+    with pytest.raises(BadConfig, match=says):
+        tiny.system(**wrong)
+
+
+def evaluate(tmp_path, argument):
+    (tmp_path / "toybox").mkdir()
+    program = syncdreamer_evaluate.main.program
+    typed = [f"root={tmp_path / 'toybox'}", "+experiment=syncdreamer/toybox", argument]
+    cfg = settings(program, composed(program, [line for line in typed if line]))
+    scores.evaluate(cfg)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["input_view=16", "input_view=-1", "objects_per_batch=0", "num_objects=0", "sample_steps=30", "sample_steps=0",
+     "batch_view_num=0", "eta=2", "cfg_scale=-1", "precision=8"],
+)  # fmt: skip
+def test_an_evaluation_refuses_wrong_settings_before_it_reads_anything(argument, tmp_path):
+    with pytest.raises(BadConfig, match=argument):
+        evaluate(tmp_path, argument)
+
+
+def test_an_evaluation_without_data_says_how_to_make_it(tmp_path):
+    with pytest.raises(BadData, match=r"no toybox in .* data_tools\.toybox"):
+        evaluate(tmp_path, "")
 
 
 def test_what_is_frozen_gets_no_gradient():

@@ -56,7 +56,8 @@ def test_a_killed_training_continues_bit_for_bit(toybox, tmp_path):
     while time.monotonic() < deadline and not list((tmp_path / "killed" / "checkpoints").glob("step_*")):
         time.sleep(0.05)
     running.send_signal(signal.SIGKILL)
-    running.wait()
+    assert running.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "weights").exists(), "the run was over before it was killed"
     train(toybox, f"out={tmp_path / 'killed'}")
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     one, other = (load_file(tmp_path / name / "weights" / "model.safetensors") for name in ("whole", "killed"))
