@@ -25,8 +25,9 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+def autocast(device: torch.device, precision: str | int) -> AbstractContextManager:
     """Compute in `precision` (32, bf16, 16); weights stay as they are."""
+    precision = str(precision)
     if precision not in PRECISIONS:
         raise BadConfig(f"precision={precision} is not one of {', '.join(PRECISIONS)}")
     if precision == "32":

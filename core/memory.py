@@ -3,9 +3,10 @@
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -54,7 +55,7 @@ def on_meta(module: nn.Module) -> Iterator[None]:
     kept = [
         (table, name, tensor)
         for part in module.modules()
-        for table in (part._parameters, part._buffers)
+        for table in cast(tuple[dict[str, Tensor | None], ...], (part._parameters, part._buffers))
         for name, tensor in table.items()
         if tensor is not None
     ]

@@ -140,7 +140,7 @@ class Loop:
         return row
 
     def _preview(self) -> None:
-        assert self.val_items is not None
+        assert self.shown_items is not None
         with evaluating(self.module, self.ema, self.config["seed"], self.fabric):
             picture = preview(self.module, self.shown_items, self.trainer["preview_items"], self.fabric)
         if picture is not None and self.logs is not None:

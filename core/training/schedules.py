@@ -23,7 +23,7 @@ def warmup_linear(
     if step < steps:
         return start + (peak - start) * step / steps
     # Quirk: the fall is counted from step 0, so where the warm-up ends the factor drops a little below `peak`.
-    return peak + (final - peak) * min(1.0, step / max_steps)
+    return peak + (final - peak) * min(1.0, step / max(1, max_steps))
 
 
 def warmup_cosine(step: int, steps: int, max_steps: int, start: float = 0.0, final: float = 0.0) -> float:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class Settings:
 def generate(cfg: DictConfig) -> list[dict[str, Any]]:
     """The program behind `python -m projects.syncdreamer.generate`; returns one record per input."""
     plain = OmegaConf.to_container(cfg, resolve=True)
-    settings = Settings(**{name: cfg[name] for name in Settings.__dataclass_fields__})
+    settings = Settings(**{field.name: type(field.default)(cfg[field.name]) for field in fields(Settings)})
     device = choose_device(cfg.device)
     inputs = list_inputs(cfg.input)
     check_num_views(cfg.num_views, cfg.model.denoiser.num_views)

@@ -169,6 +169,15 @@ def test_splits_that_do_not_exist_are_refused():
         check_objects({"val": -1})
 
 
+@pytest.mark.parametrize("argument", ["image_size=0", "supersample=0", "num_workers=-1", "official_size=0"])
+def test_sizes_that_no_picture_has_are_refused_before_anything_is_made(argument, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([f"out={tmp_path / 'toybox'}", argument])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith(f"error: {argument}: expected") and error.count("\n") == 1
+    assert not (tmp_path / "toybox" / "recipe.json").exists()
+
+
 def test_the_official_layout_is_what_syncdreamers_loader_reads(toybox, tmp_path):
     uids = ["train-00000", "train-00001"]
     assert list(write_official(toybox, tmp_path, "train", uids, size=48)) == uids
