@@ -1,4 +1,4 @@
-"""Meshes of many objects against the truth: every object is scored or listed as missing, none is left out in silence."""
+"""Meshes of many objects against the truth: every object is scored or listed as missing, none is left out."""
 
 from pathlib import Path
 from typing import Any
