@@ -7,8 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
 .PHONY: help setup demo test test-slow test-gpu ci lint format typecheck doctor toybox weights eval clean distclean
 
