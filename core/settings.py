@@ -65,7 +65,9 @@ def prepare(argv: Sequence[str], program: Program) -> list[str]:
         elif equals and key.lstrip("+").rpartition(".")[2] in TEXT_KEYS and not key.startswith("-"):
             argument = f"{key}={value}" if multirun and "," in value else f"{key}={quoted(value)}"
         prepared.append(argument)
-    return prepared
+    # argparse takes settings in one block only: `a=1 -m b=2,3` would lose the second half
+    sweep = [argument for argument in prepared if argument in ("-m", "--multirun")]
+    return sweep[:1] + [argument for argument in prepared if argument not in sweep]
 
 
 def quoted(value: str) -> str:

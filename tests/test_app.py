@@ -366,3 +366,10 @@ def test_a_config_file_that_is_no_yaml_is_named(toy):
     (toy.conf / "trainer" / "cpu.yaml").write_text("max_steps: [3\n")
     code, stderr = toy()
     assert code == 2 and stderr.count("\n") == 1 and "cpu.yaml" in stderr and "line" in stderr
+
+
+def test_the_sweep_flag_may_stand_between_settings():
+    from core.settings import Program, prepare
+
+    program = Program("toybox", None, "")
+    assert prepare(["seed=1,2", "-m", "image_size=32"], program) == ["-m", "seed=1,2", "image_size=32"]

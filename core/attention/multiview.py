@@ -1,5 +1,7 @@
 """Attention processors for a stock diffusers UNet: joint attention over views, and cross-attention to one token."""
 
+from collections.abc import Iterator
+
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -45,3 +47,14 @@ def use_single_token_cross_attention(unet: nn.Module) -> None:
     for name, module in unet.named_modules():
         if name.endswith("attn2"):
             module.set_processor(SingleTokenAttnProcessor())
+
+
+def idle_parameters(unet: nn.Module) -> Iterator[nn.Parameter]:
+    """What the one-token shortcut leaves without influence: queries, keys and norms before every cross-attention.
+
+    Their gradients are zero with the plain attention too; DDP must be told that they have none.
+    """
+    for module in unet.modules():
+        if isinstance(getattr(module, "attn2", None), nn.Module):
+            for part in (module.norm2, module.attn2.to_q, module.attn2.to_k):
+                yield from part.parameters()

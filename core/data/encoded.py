@@ -48,7 +48,7 @@ class EncodedViews:
         order = [(start + i) % NUM_VIEWS for i in range(NUM_VIEWS)]
         return {
             "target_moments": torch.from_numpy(self.moments[index, order]).float(),
-            "input_moments": torch.from_numpy(self.moments[index, NUM_VIEWS + start]).float(),
+            "input_moments": torch.from_numpy(self.moments[index, [NUM_VIEWS + start]])[0].float(),
             "input_embedding": torch.from_numpy(self.embeddings[index, start][None].copy()),
             "input_elevation": self.pack.elevations[index, start : start + 1],
         }

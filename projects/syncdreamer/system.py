@@ -13,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from core.attention.multiview import idle_parameters
 from core.config import number, whole
 from core.diffusion.samplers import uniform_timesteps
 from core.errors import BadConfig, BadRequest
@@ -75,6 +76,8 @@ class SyncDreamerSystem(TrainingModule):
         self.fresh_lr_scale = fresh_lr_scale
         # The official code leaves these trainable outside the optimiser and throws their gradients away.
         denoiser.unet.requires_grad_(finetune_unet)
+        for parameter in idle_parameters(denoiser.unet):
+            parameter.requires_grad_(False)
         denoiser.view_projection.requires_grad_(finetune_projection)
         self.preview_steps = preview_steps
         self.preview_scale = preview_scale
