@@ -1,12 +1,13 @@
 """SyncDreamer's denoiser: the fast paths against the plain ones, as ratios of CPU seconds measured in turns.
 
-    python -m benchmarks.denoise                     # toybox size
-    python -m benchmarks.denoise size=paper views=2  # published size, 2 of 16 views (needs about 8 GiB)
+    python -m benchmarks.denoise                        # toybox size
+    python -m benchmarks.denoise --size paper --views 2  # published size, 2 of 16 views (needs about 8 GiB)
 
 Plain: key and value projections of every depth sample, cross-attention with queries and keys, zero volumes for the
 unconditional half. Fast: what the model runs. Both are the same function (the difference is printed, tests bound it).
 """
 
+import argparse
 import statistics
 import sys
 import time
@@ -80,8 +81,12 @@ def step(model: nn.Module, views: int, fast: bool) -> Callable[[], Tensor]:
 
 @torch.no_grad()
 def main(arguments: list[str]) -> None:
-    given = dict(argument.split("=", 1) for argument in arguments)
-    size, views, rounds = given.get("size", "toybox"), int(given.get("views", 16)), int(given.get("rounds", 5))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=["toybox", "paper"], default="toybox")
+    parser.add_argument("--views", type=int, choices=range(1, 17), default=16, metavar="1..16")
+    parser.add_argument("--rounds", type=int, choices=range(1, 101), default=5, metavar="1..100")
+    given = parser.parse_args(arguments)
+    size, views, rounds = given.size, given.views, given.rounds
     model = build(size)
     seconds: dict[bool, list[float]] = {True: [], False: []}
     results = {}
