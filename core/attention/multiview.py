@@ -54,7 +54,7 @@ def idle_parameters(unet: nn.Module) -> Iterator[nn.Parameter]:
 
     Their gradients are zero with the plain attention too; DDP must be told that they have none.
     """
-    for module in unet.modules():
-        if isinstance(getattr(module, "attn2", None), nn.Module):
-            for part in (module.norm2, module.attn2.to_q, module.attn2.to_k):
-                yield from part.parameters()
+    idle = ("norm2", "attn2.to_q", "attn2.to_k")
+    for name, parameter in unet.named_parameters():
+        if ".transformer_blocks." in name and name.rpartition(".")[0].endswith(idle):
+            yield parameter

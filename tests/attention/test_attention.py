@@ -7,7 +7,12 @@ from torch.testing import assert_close
 
 from core.attention.backend import attention
 from core.attention.depth import DepthTransformer
-from core.attention.multiview import MultiViewAttnProcessor, SingleTokenAttnProcessor, use_single_token_cross_attention
+from core.attention.multiview import (
+    MultiViewAttnProcessor,
+    SingleTokenAttnProcessor,
+    idle_parameters,
+    use_single_token_cross_attention,
+)
 from core.errors import BadConfig
 from core.models.unet import walk_unet
 
@@ -47,6 +52,18 @@ def test_cross_attention_to_one_token_is_a_constant(unet):
         found = unet(x, t, context).sample
     unet.set_attn_processor(before)
     assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_idle_parameters_are_exactly_those_without_a_gradient(unet):
+    before = unet.attn_processors
+    use_single_token_cross_attention(unet)
+    walk_unet(unet, torch.randn(1, 4, 8, 8), torch.tensor([3]), torch.randn(1, 1, 12)).square().mean().backward()
+    unet.set_attn_processor(before)
+    without = {name for name, parameter in unet.named_parameters() if parameter.grad is None}
+    unet.zero_grad(set_to_none=True)
+    idle = {id(parameter) for parameter in idle_parameters(unet)}
+    assert without == {name for name, parameter in unet.named_parameters() if id(parameter) in idle}
+    assert without
 
 
 def test_the_one_token_shortcut_refuses_two_tokens(unet):
