@@ -46,7 +46,8 @@ def main(cfg: DictConfig) -> None:
             **measured,
             "sha256": digest,
             "trained_sha256": sha256_file(weights),
-            **{key: record[key] for key in ("code", "config", "config_hash", "seed", "versions", "date")},
+            "config": {key: value for key, value in record["config"].items() if key != "out"},
+            **{key: record[key] for key in ("code", "config_hash", "seed", "versions", "date")},
         }
         (folder / "card.json").write_text(json.dumps(card, indent=2, default=str) + "\n", encoding="utf-8")
     print(f"{cfg.publish}: {sum(path.stat().st_size for path in Path(cfg.publish).iterdir()) / 1e6:.1f} MB")
