@@ -18,7 +18,7 @@ def input_repeated(inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n v 3 h w
 
 def mean_view(pack: ToyboxPack) -> Float[Tensor, "3 h w"]:
     """The mean of all training target views (objects have no preferred start, so one mean serves all 16)."""
-    total = sum(pack.pixels(i, range(NUM_VIEWS)).double().mean(dim=0) for i in range(len(pack.uids)))
+    total = sum(pack.pixels(i, list(range(NUM_VIEWS))).double().mean(dim=0) for i in range(len(pack.uids)))
     return (total / len(pack.uids)).float()
 
 
@@ -28,7 +28,7 @@ def nearest_object(pack: ToyboxPack, inputs: Float[Tensor, "n 3 h w"]) -> Float[
     place = torch.zeros(len(inputs), 2, dtype=torch.long)
     flat = inputs.flatten(1)
     for number in range(len(pack.uids)):
-        candidates = pack.pixels(number, range(NUM_VIEWS, 2 * NUM_VIEWS)).flatten(1)
+        candidates = pack.pixels(number, list(range(NUM_VIEWS, 2 * NUM_VIEWS))).flatten(1)
         distance, start = torch.cdist(flat, candidates).min(dim=1)
         closer = distance < best
         best[closer] = distance[closer]

@@ -12,7 +12,6 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import Progress
 from torch import Tensor
 
 from core.batch import run_batch
@@ -22,7 +21,7 @@ from core.diffusion.samplers import uniform_timesteps
 from core.errors import BadConfig, BadImage, BadRequest
 from core.files import atomic_folder, list_inputs
 from core.foreground import foreground_mask
-from core.images import contact_sheet, prepare_input, read_image_with_info, write_image
+from core.images import composite, contact_sheet, prepare_input, read_image_with_info, write_image
 from core.memory import module_bytes, on_meta, peak_bytes
 from core.metrics.consistency import consistency
 from core.progress import console, progress_bar
@@ -88,7 +87,7 @@ def generate(cfg: DictConfig) -> list[dict[str, Any]]:
     say = partial(console.print, markup=False, highlight=False)
     say(memory_estimate(system, settings, device))
 
-    def work(image: Path, progress: Progress | None = None) -> dict[str, Any]:
+    def work(image: Path) -> dict[str, Any]:
         rgba, how = read_object(image, settings.mask)
         with atomic_folder(out / folder_name(image, inputs), overwrite=cfg.overwrite) as folder, progress_bar() as bar:
             task = bar.add_task(image.name, total=settings.sample_num * settings.sample_steps)
@@ -105,7 +104,7 @@ def generate(cfg: DictConfig) -> list[dict[str, Any]]:
                 write_image(folder / "input.png", (pixels + 1) / 2)
                 scores.append(consistency(views).score)
             order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
-            write_image(folder / "contact_sheet.png", sheet(folder, found, order))
+            write_image(folder / "contact_sheet.png", sheet(found, order))
             ranking = [{"sample": n, "consistency": round(scores[n], 4)} for n in order]
             (folder / "ranking.json").write_text(json.dumps({"best": order[0], "ranking": ranking}, indent=2) + "\n")
         final = out / folder_name(image, inputs)
@@ -135,7 +134,7 @@ def read_object(path: Path, mask: str) -> tuple[Float[Tensor, "4 h w"], str]:
                 "or mask=none to use the whole picture"
             )
         return rgba, "the picture's alpha"
-    alpha, how = foreground_mask(rgba[:3] * rgba[3:] + 1 - rgba[3:], mask)
+    alpha, how = foreground_mask(composite(rgba), mask)
     return torch.cat([rgba[:3], alpha[None]]), how
 
 
@@ -179,12 +178,12 @@ def with_white_as_alpha(rgb: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 4 h w
     return torch.cat([rgb, torch.stack(masks)[:, None]], dim=1)
 
 
-def sheet(folder: Path, found: list, order: list[int]) -> Float[Tensor, "3 h w"]:
+def sheet(found: list, order: list[int]) -> Float[Tensor, "3 h w"]:
     """The input and the 16 views of each sample, one row each, the best first."""
     rows = []
     for number in order:
         views, pixels = found[number]
-        rows += [(pixels + 1) / 2, *(views[:, :3] * views[:, 3:] + 1 - views[:, 3:])]
+        rows += [(pixels + 1) / 2, *composite(views)]
     return contact_sheet(torch.stack(rows), len(rows) // len(order))
 
 

@@ -28,7 +28,10 @@ def main(cfg: DictConfig) -> None:
         digest = sha256_file(folder / "model.safetensors")
         measured = {}
         if cfg.scores is not None:
-            scores = json.loads(Path(cfg.scores).read_text(encoding="utf-8"))
+            try:
+                scores = json.loads(Path(cfg.scores).read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise BadData(f"scores={cfg.scores} is unreadable ({error}); make it with evaluate") from error
             if digest not in scores["provenance"]["weights"].values():
                 raise BadData(
                     f"{cfg.scores} measured other weights; publish without scores=, evaluate that, publish again"
