@@ -43,6 +43,12 @@ class Loop:
         self.stepper = Stepper(fabric, module, _optimizer(module), clip_norm)
         self.ema = EMA(module.trained(), module.ema_decay) if module.ema_decay is not None else None
         first = fabric.global_rank == 0
+        strategy = self.trainer["strategy"]
+        if fabric.world_size > 1 and module.has_idle_parameters and strategy != "ddp_find_unused":
+            raise BadConfig(
+                f"trainer.strategy={strategy}: on several devices this model needs trainer.strategy=ddp_find_unused, "
+                "since some of its steps leave parameters without a gradient"
+            )
         self.bar = Bar(config["name"], self.trainer["max_steps"], quiet=not first)
         self.keeper = Keeper(
             config, module, self.stepper.optimizer, self.ema, self.bar.say, world_size=fabric.world_size, writes=first
@@ -95,6 +101,7 @@ class Loop:
         if not batches:
             raise BadData(f"{len(broken)} training samples are broken, the last: {broken[-1][1]}; check data.train")
         flags = (len(broken), self.stop.signum, int(self._out_of_time()))
+        self.module.progress = self.at.step / self.trainer["max_steps"]
         outcome = self.stepper.take(self.at.step, seed, batches, flags)
         self.at.step += 1
         self.at.finished = False
@@ -133,6 +140,7 @@ class Loop:
 
     def _validate(self) -> dict[str, float]:
         assert self.val_items is not None
+        self.module.progress = self.at.step / self.trainer["max_steps"]
         with evaluating(self.module, self.ema, self.config["seed"], self.fabric):
             most = self.trainer["val_batches"]
             row = validate(self.module, self.val_items, self.data["batch_size"], most, self.fabric)

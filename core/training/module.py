@@ -20,7 +20,13 @@ class TrainingModule(L.LightningModule):
         schedule: factor of the learning rate at a step (0 is the first); None leaves it constant.
         ema_decay: of the running average of the trained parameters, in (0, 1]; None for no average.
         seed: of everything the training draws.
+
+    Attributes:
+        progress: fraction of the run's steps taken, for a loss that changes on the way; the loop sets it.
+        has_idle_parameters: whether some steps leave trained parameters without a gradient.
     """
+
+    has_idle_parameters = False
 
     def __init__(
         self,
@@ -37,6 +43,7 @@ class TrainingModule(L.LightningModule):
         self.schedule = schedule or (lambda step: 1.0)
         self.ema_decay = ema_decay
         self.seed = seed
+        self.progress = 0.0
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Scalars by name: "loss" is optimised, the rest is logged. All that is drawn comes from `generator`."""

@@ -26,9 +26,15 @@ def warmup_linear(
     return peak + (final - peak) * min(1.0, step / max(1, max_steps))
 
 
-def warmup_cosine(step: int, steps: int, max_steps: int, start: float = 0.0, final: float = 0.0) -> float:
-    """`warmup`, then half a cosine down to `final` at `max_steps` (Loshchilov and Hutter 2017), which then holds."""
+def warmup_cosine(
+    step: int, steps: int, max_steps: int, start: float = 0.0, final: float = 0.0, hold: float = 0.0
+) -> float:
+    """`warmup`, then half a cosine down to `final` at `max_steps` (Loshchilov and Hutter 2017), which then holds.
+
+    The factor first stays at 1 for a fraction `hold` of the steps after the warm-up.
+    """
     if step < steps:
         return warmup(step, steps, start)
-    done = min(1.0, (step - steps) / max(1, max_steps - steps))
+    fall = steps + hold * (max_steps - steps)
+    done = min(1.0, max(0.0, (step - fall) / max(1, max_steps - fall)))
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))

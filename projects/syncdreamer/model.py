@@ -161,18 +161,25 @@ class SyncDreamer(nn.Module):
         *,
         keep_volume: Float[Tensor, "b"] | None = None,
         keep_context: Float[Tensor, "b"] | None = None,
+        with_volume: bool = True,
     ) -> Float[Tensor, "b k c h w"]:
         """Noise of each sample's views `indices`, in the light of all its noisy views `x` (training).
 
-        `keep_volume` and `keep_context` multiply the frustums and the projected context by 0 or 1 per sample.
+        Args:
+            keep_volume: multiplies the frustums by 0 or 1 per sample.
+            keep_context: multiplies the projected context by 0 or 1 per sample.
+            with_volume: False leaves the volume empty, and unbuilt: each view is predicted by itself.
         """
-        view, time = self.embed_views(condition.elevation), self.embed_time(t)
-        volume = self.volume.build(x, time, view, self.cameras)
-        frustums = self.volume.frustums(volume, time, view, self.cameras, indices, x.shape[-1])
+        view = self.embed_views(condition.elevation)
+        frustums = None
+        if with_volume:
+            time = self.embed_time(t)
+            volume = self.volume.build(x, time, view, self.cameras)
+            frustums = self.volume.frustums(volume, time, view, self.cameras, indices, x.shape[-1])
         per_view = indices.shape[1]
         chosen = torch.take_along_dim(x, indices[..., None, None, None], dim=1)
         context = self.project_context(condition.context, torch.take_along_dim(view, indices[..., None], dim=1))
-        if keep_volume is not None:
+        if keep_volume is not None and frustums is not None:
             frustums = [f * keep_volume.repeat_interleave(per_view)[:, None, None, None, None] for f in frustums]
         if keep_context is not None:
             context = context * keep_context.repeat_interleave(per_view)[:, None, None]

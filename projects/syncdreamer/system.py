@@ -5,7 +5,6 @@ Liu et al. 2023, section 4.1: all N noisy views build one volume, the loss is th
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +20,9 @@ from core.images import contact_sheet
 from core.models.encoders import ImageEncoder
 from core.models.latents import Latents
 from core.training.module import TrainingModule
-from projects.syncdreamer.checkpoint import load_zero123
 from projects.syncdreamer.model import Condition, SyncDreamer
 from projects.syncdreamer.sampler import sample
+from projects.syncdreamer.weights import load_start
 
 DROP_EACH = 0.05  # probability of dropping all, the concatenated latents, the volume, or the image's embedding
 
@@ -33,10 +32,13 @@ class SyncDreamerSystem(TrainingModule):
 
     Args:
         num_target_views: views per sample at which the loss is taken (the paper: 1; more share one volume).
+        single_view_until: fraction of the run in which every view is learnt by itself and no volume is built. That is
+            Zero-1-to-3, which the paper starts from; at half the cost it teaches what the far side may look like.
+        timestep_power: draws t as T u^(1 / power), u uniform in [0, 1): more than 1 draws more of much noise.
         drop_conditions: drop parts of the condition now and then, so that guidance needs no pretrained null condition.
         finetune_unet: train the backbone too (the paper keeps it frozen; from scratch it must be trained).
         finetune_projection: train the context projection too.
-        start: a Zero-1-to-3 checkpoint to fine-tune (`zero123-xl.ckpt`).
+        start: weights to fine-tune: a Zero-1-to-3 checkpoint (`zero123-xl.ckpt`), or a SyncDreamer's, published or ours.
         preview_steps: sampling steps of a validation picture.
         preview_scale: its guidance scale.
         fresh_lr_scale: the volume's and the time embedding's learning rate, in units of `lr`.
@@ -49,6 +51,8 @@ class SyncDreamerSystem(TrainingModule):
         latents: Latents,
         image_encoder: ImageEncoder,
         num_target_views: int = 1,
+        single_view_until: float = 0.0,
+        timestep_power: float = 1.0,
         drop_conditions: bool = False,
         finetune_unet: bool = False,
         finetune_projection: bool = False,
@@ -62,6 +66,10 @@ class SyncDreamerSystem(TrainingModule):
         whole("num_target_views", num_target_views, most=denoiser.num_views)
         number("preview_scale", preview_scale, 0)
         number("fresh_lr_scale", fresh_lr_scale, 0)
+        number("timestep_power", timestep_power, 0.1, 10)
+        number("single_view_until", single_view_until, 0, 1)
+        if single_view_until and not finetune_unet:
+            raise BadConfig(f"single_view_until={single_view_until} needs a backbone that learns: finetune_unet=true")
         try:
             uniform_timesteps(preview_steps, denoiser.schedule.num_timesteps)
         except BadRequest as error:
@@ -70,6 +78,9 @@ class SyncDreamerSystem(TrainingModule):
         self.latents = latents.requires_grad_(False)
         self.image_encoder = image_encoder.requires_grad_(False)
         self.num_target_views = num_target_views
+        self.single_view_until = single_view_until
+        self.has_idle_parameters = single_view_until > 0
+        self.timestep_power = timestep_power
         self.drop_conditions = drop_conditions
         self.finetune_unet = finetune_unet
         self.finetune_projection = finetune_projection
@@ -82,7 +93,7 @@ class SyncDreamerSystem(TrainingModule):
         self.preview_steps = preview_steps
         self.preview_scale = preview_scale
         if start is not None:
-            load_zero123(self, Path(start))
+            load_start(self, start)
 
     def parameter_groups(self, lr: float) -> list[dict]:
         return self.denoiser.parameter_groups(
@@ -122,7 +133,12 @@ class SyncDreamerSystem(TrainingModule):
             return maker(*args, **kwargs, generator=generator, device=generator.device).to(device)
 
         # The order of the official draws: t, the VAE's noise (views, then input), noise, target views, drops.
-        t = draw(torch.randint, 0, self.denoiser.schedule.num_timesteps, (batch_size,))
+        num_timesteps = self.denoiser.schedule.num_timesteps
+        if self.timestep_power == 1:
+            t = draw(torch.randint, 0, num_timesteps, (batch_size,))
+        else:
+            t = (num_timesteps * draw(torch.rand, batch_size) ** (1 / self.timestep_power)).long()
+            t = t.clamp(max=num_timesteps - 1)  # float32 may round up to T
         x_0, condition = self.encode(batch, generator)
         noise = draw(torch.randn, x_0.shape)
         order = torch.stack([draw(torch.randperm, self.denoiser.num_views) for _ in range(batch_size)])
@@ -150,7 +166,13 @@ class SyncDreamerSystem(TrainingModule):
             condition = condition.without_latents(keep_latents)
         x_t = self.denoiser.schedule.add_noise(x_0, noise, t)
         predicted = self.denoiser.predict_views(
-            x_t, t, condition, indices, keep_volume=keep_volume, keep_context=keep_context
+            x_t,
+            t,
+            condition,
+            indices,
+            keep_volume=keep_volume,
+            keep_context=keep_context,
+            with_volume=self.progress >= self.single_view_until,
         )
         error = F.mse_loss(
             predicted, torch.take_along_dim(noise, indices[..., None, None, None], dim=1), reduction="none"
