@@ -38,7 +38,7 @@ class SyncDreamerSystem(TrainingModule):
         drop_conditions: drop parts of the condition now and then, so that guidance needs no pretrained null condition.
         finetune_unet: train the backbone too (the paper keeps it frozen; from scratch it must be trained).
         finetune_projection: train the context projection too.
-        start: weights to fine-tune: a Zero-1-to-3 checkpoint (`zero123-xl.ckpt`), or a SyncDreamer's, published or ours.
+        start: weights to fine-tune: Zero-1-to-3's (`zero123-xl.ckpt`), or a SyncDreamer's, published or ours.
         preview_steps: sampling steps of a validation picture.
         preview_scale: its guidance scale.
         fresh_lr_scale: the volume's and the time embedding's learning rate, in units of `lr`.

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from core.errors import BadData
+from core.errors import BadConfig, BadData
 from core.training import launching
 from core.training.run import run
 from tests.training.toy import ToyDenoiser, config
@@ -49,6 +49,16 @@ def test_two_processes_learn_what_one_with_twice_the_batch_learns(tmp_path: Path
     weights, others = (load_file(tmp_path / name / "weights/model.safetensors") for name in ("one", "two"))
     for name in weights:
         assert_close(others[name], weights[name], rtol=0, atol=1e-6)
+
+
+def test_two_processes_refuse_idle_parameters_unless_told_to_look_for_them(
+    tmp_path: Path, forked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToyDenoiser, "has_idle_parameters", True)
+    with pytest.raises(BadConfig, match=r"needs trainer\.strategy=ddp_find_unused"):
+        run(two(tmp_path / "plain", trainer__max_steps=1))
+    run(config(tmp_path / "told", trainer__devices=2, trainer__strategy="ddp_find_unused", trainer__max_steps=1))
+    assert (tmp_path / "told/weights/model.safetensors").is_file()
 
 
 def test_a_signal_stops_both_processes_with_a_checkpoint_and_they_continue_bit_for_bit(

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from core.errors import BadConfig
 from core.training import checkpoints
@@ -135,6 +137,27 @@ def test_a_run_stopped_by_its_time_limit_continues_bit_for_bit(
     assert (tmp_path / "run/checkpoints/last").read_text() == "step_00000007\n"
     run(config(tmp_path / "run"))
     assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_loss_is_told_how_far_the_run_is_also_where_it_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, float]] = []
+
+    def watched(module: ToyDenoiser, *given) -> dict[str, torch.Tensor]:
+        seen.append((module.training, module.progress))
+        return plain(module, *given)
+
+    plain = ToyDenoiser.loss
+    monkeypatch.setattr(ToyDenoiser, "loss", watched)
+    changes = {"trainer__max_steps": 4, "trainer__val_every": 2, "trainer__save_every": 1}
+    run(config(tmp_path / "run", **changes))
+    whole = list(dict.fromkeys(seen))
+    assert whole == [(True, 0.0), (True, 0.25), (False, 0.5), (True, 0.5), (True, 0.75), (False, 1.0)]
+    shutil.rmtree(tmp_path / "run/checkpoints/step_00000004")
+    seen.clear()
+    run(config(tmp_path / "run", **changes))
+    assert list(dict.fromkeys(seen)) == [(True, 0.75), (False, 1.0)]
 
 
 def test_a_signal_in_the_validation_saves_after_it(

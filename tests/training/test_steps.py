@@ -184,6 +184,10 @@ def test_warmup_rises_and_a_cosine_falls() -> None:
     assert factors[10] == 1.0
     assert factors[20] == pytest.approx(0.55)
     assert factors[30:] == pytest.approx([0.1] * 11)
+    held = [schedules.warmup_cosine(step, steps=10, max_steps=30, final=0.1, hold=0.5) for step in range(41)]
+    assert held[10:21] == [1.0] * 11
+    assert held[25] == pytest.approx(0.55)
+    assert held[30:] == pytest.approx([0.1] * 11)
     assert schedules.warmup(5, steps=10) == 0.5
     assert schedules.constant(3) == 1.0
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from core.config import instantiate
-from core.errors import BadCheckpoint, BadConfig, BadData, BadRequest
+from core.errors import BadCheckpoint, BadConfig, BadData, BadRequest, MissingWeights
 from core.settings import composed, settings
-from projects.syncdreamer import checkpoint, generate, scores, train
+from projects.syncdreamer import checkpoint, generate, scores, train, weights
 from projects.syncdreamer import evaluate as syncdreamer_evaluate
 from projects.syncdreamer.model import Condition
 from projects.syncdreamer.sampler import sample
@@ -114,11 +115,86 @@ def test_training_lowers_the_loss_of_one_batch():
         ({"preview_steps": 30}, "preview_steps=30: 30 sampling steps do not divide 1000 timesteps; use"),
         ({"preview_scale": -1.0}, "preview_scale=-1"),
         ({"fresh_lr_scale": -1.0}, "fresh_lr_scale=-1"),
+        ({"timestep_power": 0.0}, "timestep_power=0"),
+        ({"single_view_until": 1.5, "finetune_unet": True}, "single_view_until=1.5"),
+        ({"single_view_until": 0.5}, "single_view_until=0.5 needs a backbone that learns: finetune_unet=true"),
+        ({"start": "nowhere.ckpt"}, "no weights to start from at 'nowhere.ckpt'.*model.start=null"),
     ],
 )
 def test_a_system_refuses_settings_that_would_fail_in_the_middle_of_a_training(wrong, says):
-    with pytest.raises(BadConfig, match=says):
+    with pytest.raises((BadConfig, MissingWeights), match=says):
         tiny.system(**wrong)
+
+
+def a_batch(batch=2):
+    random = torch.Generator().manual_seed(5)
+    return {
+        "target_pixels": torch.rand(batch, 16, 3, 32, 32, generator=random) * 2 - 1,
+        "input_pixels": torch.rand(batch, 3, 32, 32, generator=random) * 2 - 1,
+        "input_elevation": torch.full((batch, 1), 0.2),
+    }
+
+
+def with_gradient(system, progress):
+    system.zero_grad(set_to_none=True)
+    system.progress = progress
+    system.loss(a_batch(), torch.Generator().manual_seed(1))["loss"].backward()
+    return {name for name, parameter in system.trained().items() if parameter.grad is not None}
+
+
+def test_views_are_learnt_singly_at_first_and_with_the_volume_from_then_on():
+    system = tiny.system(single_view_until=0.5, finetune_unet=True, finetune_projection=True)
+    before, after = with_gradient(system, 0.49), with_gradient(system, 0.5)
+    assert any(name.startswith("denoiser.unet.") for name in before)
+    assert not any(name.startswith(("denoiser.volume.", "denoiser.time_embedding.")) for name in before)
+    assert after == set(system.trained())
+    assert system.has_idle_parameters and not tiny.system().has_idle_parameters
+
+
+def test_a_single_views_loss_is_the_joint_one_with_its_volume_dropped():
+    torch.manual_seed(0)
+    system = tiny.system(single_view_until=0.5, finetune_unet=True).eval()
+    for block in (system.denoiser.depth_middle, *system.denoiser.depth_up):
+        torch.nn.init.normal_(block.proj_out[-1].weight, std=0.1)
+    x_0, condition = system.encode(a_batch(), torch.Generator().manual_seed(1))
+    t, noise, indices = torch.tensor([100, 700]), torch.randn(x_0.shape), torch.tensor([[3], [9]])
+    volume_dropped = torch.full((2,), 0.12)
+    losses = []
+    with torch.no_grad():
+        for system.progress, drop in ((0.0, None), (1.0, volume_dropped), (1.0, None)):
+            losses.append(system.noise_loss(x_0, condition, t, noise, indices, drop).item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0] != pytest.approx(losses[2], abs=1e-4)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 0.5])
+def test_timesteps_are_drawn_with_the_density_of_their_power(power, monkeypatch):
+    system = tiny.system(timestep_power=power)
+    drawn = []
+    monkeypatch.setattr(system, "noise_loss", lambda x_0, condition, t, *rest: drawn.append(t) or torch.zeros(()))
+    monkeypatch.setattr(system, "encode", lambda batch, generator: (torch.zeros(400, 16, 1, 1, 1), a_condition(400)))
+    for seed in range(20):
+        system.loss({"input_elevation": torch.zeros(400, 1)}, torch.Generator().manual_seed(seed))
+    t = torch.cat(drawn).float()
+    assert t.min() >= 0 and t.max() <= 999
+    assert t.mean() == pytest.approx(1000 * power / (power + 1), abs=15)
+
+
+def test_a_fine_tuning_starts_from_all_of_a_syncdreamer(tmp_path):
+    torch.manual_seed(0)
+    file = tmp_path / "model.safetensors"
+    save_file(tiny.system().export(tiny.system().state_dict()), file)
+    started = tiny.system(start=str(file)).state_dict()
+    for name, tensor in load_file(file).items():
+        assert torch.equal(started[name], tensor), name
+
+
+def test_a_fine_tuning_starts_from_zero123_where_the_file_is_one(tmp_path, monkeypatch):
+    save_file({"model.diffusion_model.out.2.bias": torch.zeros(4)}, tmp_path / "zero123.safetensors")
+    asked = []
+    monkeypatch.setattr(weights, "load_zero123", lambda system, path: asked.append(path))
+    tiny.system(start=str(tmp_path / "zero123.safetensors"))
+    assert asked == [tmp_path / "zero123.safetensors"]
 
 
 def evaluate(tmp_path, argument):
