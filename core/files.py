@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from core.errors import BadImage, BadOutput
+from core.errors import BadImage, BadOutput, UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -84,26 +84,36 @@ def natural_key(path: str | Path) -> list[tuple[int, str]]:
     return [(int(piece), "") if index % 2 else (-1, piece.casefold()) for index, piece in enumerate(pieces)]
 
 
-def list_inputs(spec: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
-    """The files that `spec` names: one file, a folder (its images, not its sub-folders'), or a glob (`**` recurses).
+def list_inputs(
+    spec: str,
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
+    *,
+    what: str = "image",
+    fault: type[UserError] = BadImage,
+) -> list[Path]:
+    """The files that `spec` names: one file, a folder (not its sub-folders), or a glob (`**` recurses).
 
-    Naturally sorted. A literal file wins over a glob, so `photo[1].png` can be given as it is. Raises BadImage when
-    nothing matches.
+    Naturally sorted. A literal file wins over a glob, so `photo[1].png` can be given as it is.
+
+    Args:
+        suffixes: of the files that count in a folder.
+        what: one of them, in words.
+        fault: what is raised when nothing matches.
     """
     literal = spec if os.path.exists(spec) else os.path.expanduser(spec)
     if os.path.isfile(literal):
         return [Path(literal)]
     if os.path.isdir(literal):
-        with _os_errors_as_bad_image(literal), os.scandir(literal) as entries:
+        with _listing(literal, fault), os.scandir(literal) as entries:
             names = [e.name for e in entries if e.name.lower().endswith(suffixes) and not e.name.startswith(".")]
         found = [path for name in names if (path := Path(literal, name)).is_file()]
         wanted = f"{suffixes[0]}, {suffixes[1]} ..." if len(suffixes) > 1 else suffixes[0]
-        nothing = f"folder {spec!r} holds no images ({wanted})"
+        nothing = f"folder {spec!r} holds no {what} files ({wanted})"
     else:
         found = _glob_files(literal) if glob.has_magic(literal) else []
         nothing = f"input {spec!r}: no such file or folder, and no file matches it as a glob"
     if not found:
-        raise BadImage(f"{nothing}; give an image file, a folder of images, or a quoted glob")
+        raise fault(f"{nothing}; give one {what} file, a folder of them, or a quoted glob")
     return sorted(found, key=natural_key)
 
 
@@ -156,8 +166,8 @@ def _concerns(error: OSError, path: Path, temporary: Path) -> bool:
 
 
 @contextmanager
-def _os_errors_as_bad_image(path: str) -> Iterator[None]:
+def _listing(path: str, fault: type[UserError]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BadImage(f"cannot list {path!r}: {error.strerror or error}; check its permissions") from error
+        raise fault(f"cannot list {path!r}: {error.strerror or error}; check its permissions") from error

@@ -7,7 +7,6 @@ form, and the small WebGL mesh viewer, stand in `report.html` beside this module
 import base64
 import html
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,12 @@ from torch import Tensor
 from core.errors import BadMesh
 from core.files import atomic_file
 from core.images import encode_png
+from core.metrics.summary import Rows, laid_out
 from core.types import Mesh
 
 MAX_FACES = 120_000  # about 3 MB in the page; larger meshes are thinned for the viewer only
 MAX_VIEWERS = 8  # browsers give a page about 16 WebGL contexts
-LOWER_IS_BETTER = ("flip", "lpips", "chamfer", "error", "seconds")
+MARK = ' class="best"'
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,15 @@ def write_report(
     *,
     title: str,
     items: Sequence[ReportItem],
-    metrics: Mapping[str, Mapping[str, float | str]] | None = None,
+    metrics: Rows | None = None,
     provenance: Mapping[str, Any] | None = None,
     summary: str = "",
 ) -> None:
     """Write the page, whole or not at all.
 
     Args:
-        metrics: row name -> column name -> value. The best number of a column is set bold (the lowest for FLIP, LPIPS,
-            Chamfer, errors and seconds, else the highest).
+        metrics: row name -> column name -> value. The best number of a column is set bold; which that is, and how many
+            digits are shown, `core.metrics.summary` says of each metric.
         provenance: nested mappings are written as dotted names; `config` goes into a part that unfolds.
         summary: a sentence or two under the title.
     """
@@ -164,39 +164,15 @@ def thin(mesh: Mesh, max_faces: int) -> Mesh:
     return result
 
 
-def _metrics(metrics: Mapping[str, Mapping[str, float | str]]) -> str:
-    columns = list(dict.fromkeys(column for row in metrics.values() for column in row))
-    best = {column: _best([row.get(column) for row in metrics.values()], column) for column in columns}
-    head = "".join(f"<th>{html.escape(column)} {_arrow(column)}</th>" for column in columns)
+def _metrics(metrics: Rows) -> str:
+    titles, cells = laid_out(metrics)
     body = ""
-    for name, row in metrics.items():
-        cells = ""
-        for column in columns:
-            value = row.get(column)
-            mark = ' class="best"' if len(metrics) > 1 and value is not None and value == best[column] else ""
-            cells += f"<td{mark}>{html.escape(_number(value))}</td>"
-        body += f"<tr><td>{html.escape(name)}</td>{cells}</tr>"
+    for name, row in cells.items():
+        values = "".join(f"<td{MARK if best else ''}>{html.escape(text)}</td>" for text, best in row)
+        body += f"<tr><td>{html.escape(name)}</td>{values}</tr>"
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
     table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<h2>Metrics</h2><div class="card scroll">{table}</div>'
-
-
-def _lower(column: str) -> bool:
-    return any(word in column.lower() for word in LOWER_IS_BETTER)
-
-
-def _arrow(column: str) -> str:
-    return "↓" if _lower(column) else "↑"
-
-
-def _best(values: Sequence[float | str | None], column: str) -> float | None:
-    numbers = [value for value in values if isinstance(value, (int, float)) and math.isfinite(value)]
-    return (min if _lower(column) else max)(numbers) if numbers else None
-
-
-def _number(value: float | str | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _provenance(provenance: Mapping[str, Any]) -> str:

@@ -72,6 +72,7 @@ def write(out: Path, truth: Path, photo: Path, best: Path, input_view: int) -> N
     from core.mesh.export import read_mesh
     from core.metrics.images import flip, psnr, ssim
     from core.metrics.shapes import chamfer, sample_surface
+    from core.metrics.summary import CHAMFER, FLIP, PSNR, SSIM
     from core.report import ReportItem, write_report
     from core.types import Mesh
     from core.views import read_views
@@ -91,10 +92,10 @@ def write(out: Path, truth: Path, photo: Path, best: Path, input_view: int) -> N
     repeated = image.expand_as(true_rgb)
     metrics = {
         name: {
-            "PSNR (dB)": psnr(rgb, true_rgb).mean().item(),
-            "SSIM": ssim(rgb, true_rgb).mean().item(),
-            "FLIP": flip(rgb, true_rgb).mean().item(),
-            "Chamfer": chamfer(sample_surface(shape, 20000, seed=1), target),
+            PSNR.name: psnr(rgb, true_rgb).mean().item(),
+            SSIM.name: ssim(rgb, true_rgb).mean().item(),
+            FLIP.name: flip(rgb, true_rgb).mean().item(),
+            CHAMFER.name: chamfer(sample_surface(shape, 20000, seed=1), target),
         }
         for name, rgb, shape in (
             ("SyncDreamer (toybox), then NeuS", made_rgb, mesh),

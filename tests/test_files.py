@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from core.errors import BadImage, BadOutput
+from core.errors import BadImage, BadMesh, BadOutput
 from core.files import atomic_file, atomic_folder, list_inputs, natural_key, sha256_file
 
 
@@ -124,3 +124,11 @@ def test_an_input_that_names_nothing_is_a_bad_image_in_one_line(tmp_path, monkey
     with pytest.raises(BadImage) as raised:
         list_inputs(spec)
     assert "\n" not in str(raised.value)
+
+
+def test_a_list_of_other_files_speaks_of_them(tmp_path):
+    (tmp_path / "a.PLY").touch()
+    (tmp_path / "b.png").touch()
+    assert list_inputs(str(tmp_path), (".glb", ".ply")) == [tmp_path / "a.PLY"]
+    with pytest.raises(BadMesh, match="holds no mesh files"):
+        list_inputs(str(tmp_path), (".glb", ".obj"), what="mesh", fault=BadMesh)

@@ -68,7 +68,7 @@ def test_an_empty_mesh_is_refused_and_leaves_no_page(tmp_path):
 def test_the_best_of_each_column_is_marked(tmp_path):
     rows = {"ours": {"PSNR": 20.0, "FLIP": 0.1}, "mean view": {"PSNR": 10.0, "FLIP": 0.3}, "failed": {"PSNR": "none"}}
     text = page(tmp_path, item(), metrics=rows)
-    assert re.findall(r'class="best">([^<]*)<', text) == ["20", "0.1"]
+    assert re.findall(r'class="best">([^<]*)<', text) == ["20.00", "0.100"]
     assert "PSNR ↑" in text and "FLIP ↓" in text and ">none<" in text and ">–<" in text
 
 

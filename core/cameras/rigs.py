@@ -81,6 +81,17 @@ def ouroboros(*, size: int) -> Cameras:
     return Cameras(poses, intrinsics(focal_from_fov(0.6911111), size).expand(8, 3, 3), size, size)
 
 
+def zero123plus(*, size: int, distance: float = 2.4) -> Cameras:
+    """Zero123++ v1.2's 6 views: azimuth 30 + 60 k degrees from the input's (here 0), elevation 20 and -10 in turn.
+
+    Its field of view is 30 degrees. The distance is ours: it shows as much as Zero-1-to-3's lens shows from 1.5.
+    """
+    azimuths = _turn(6, math.radians(30.0))
+    elevations = torch.deg2rad(torch.tensor([20.0, -10.0], dtype=torch.float64)).repeat(3)
+    poses = orbit(azimuths, elevations, torch.full_like(azimuths, distance)).float()
+    return Cameras(poses, intrinsics(focal_from_fov(math.radians(30.0)), size).expand(6, 3, 3), size, size)
+
+
 def random(
     *,
     size: int,
@@ -102,6 +113,7 @@ RIGS: dict[str, Callable[..., Cameras]] = {
     "syncdreamer": syncdreamer,
     "orbit": circle,
     "zero123": zero123,
+    "zero123plus": zero123plus,
     "mvdream": mvdream,
     "ouroboros": ouroboros,
     "random": random,

@@ -75,19 +75,19 @@ def source_sha256(path: str | Path) -> str:
 def find_weights(
     path: str | Path, *, sha256: str | None = None, source: str = "", allow_unverified: bool = False
 ) -> Path:
-    """The path of a weights file, once it is there and is the expected one.
+    """The path of a published weights file, once it is there (`core.models.bundled.weights_file`) and the expected one.
 
     Args:
         sha256: of the published file; None where it is not known.
         source: where to get the file, for the message.
         allow_unverified: accept a file with another sha256.
     """
+    from core.models.bundled import weights_file  # which loads the networks' libraries
+
     path = Path(path)
     expected = f" (sha256 {sha256})" if sha256 else ""
-    if not path.is_file():
-        origin = f" from {source}" if source else ""
-        place = path.absolute()
-        raise MissingWeights(f"missing weights {path.name}{expected}; get the file{origin} and put it at {place}")
+    origin = f" from {source}" if source else ""
+    path = weights_file(path, advice=f"get {path.name}{expected}{origin} and put it at {path.absolute()}")
     if sha256 and not allow_unverified and (found := source_sha256(path)) != sha256.lower():
         raise BadCheckpoint(
             f"{path}: sha256 {found} instead of {sha256}; fetch it again, or set allow_unverified=true to use it anyway"

@@ -63,7 +63,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all, with a digest that `read_tensors` verifies."""
+    """Write a safetensors file, whole or not at all, with a digest that `read_tensors` verifies.
+
+    The same tensors and metadata make the same bytes.
+    """
     taken: set[int] = set()
     separate = {}
     for name, tensor in state.items():
@@ -77,6 +80,7 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
         mode = temporary.stat().st_mode  # as the umask has it; the library would keep the file to its owner
         save_file(separate, temporary, metadata=metadata)
         temporary.chmod(mode)
+        _sort_metadata(temporary)
 
 
 def content_digest(state: Mapping[str, Tensor]) -> str:
@@ -87,6 +91,18 @@ def content_digest(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _sort_metadata(path: Path) -> None:
+    """The library's order of the metadata changes from call to call, and the file's sha256 would with it."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        assert len(text) == length, f"a header of {len(text)} bytes instead of {length}"
+        file.seek(8)
+        file.write(text)
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,25 +1,60 @@
-"""Networks from a folder of weights: the bundled toybox ones, or the user's own in the library's format."""
+"""Where weights are, and networks from them: at a path, or in a bundled model, which is called by its name.
 
+What is given by path is the user's own and taken as it is. A bundled file is compared with the sha256 in its model's
+`card.json` whenever it is asked for by name: a damaged one would load and make noise, and hashing a few MB is nothing.
+"""
+
+import json
 from pathlib import Path
 
 from diffusers import AutoencoderKL
 from transformers import CLIPVisionModelWithProjection
 
-from core.errors import MissingWeights
+from core.errors import BadCheckpoint, MissingWeights
+from core.files import sha256_file
 from core.models.encoders import ImageEncoder
 from core.models.latents import Latents
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
+MODEL_FILE = "model.safetensors"
+CARD_FILE = "card.json"
 
 
-def weights_folder(folder: str) -> Path:
-    """A folder as given, or else of that name in the project's `weights/`; MissingWeights if there is neither."""
-    for path in (Path(folder), WEIGHTS / folder):
-        if path.is_dir():
-            return path
+def bundled_names() -> list[str]:
+    """The bundled models: the folders in the project's `weights/`."""
+    return sorted(path.name for path in WEIGHTS.iterdir() if path.is_dir()) if WEIGHTS.is_dir() else []
+
+
+def weights_folder(name: str | Path) -> Path:
+    """A folder as given, or a bundled model's; MissingWeights if there is neither, BadCheckpoint if that is damaged."""
+    name = str(name)
+    if Path(name).is_dir():
+        return Path(name)
+    if name in bundled_names():
+        return _verified(WEIGHTS / name)
     raise MissingWeights(
-        f"no weights {folder!r}, neither as a path nor in {WEIGHTS}; `make weights` remakes bundled ones"
+        f"no weights at {name!r}; give a folder, or a bundled model of {WEIGHTS}: "
+        f"{', '.join(bundled_names()) or 'none is there'} (`make weights` remakes them)"
     )
+
+
+def weights_file(
+    name: str | Path, *, what: str = "weights", advice: str = "put the file there, or give another path"
+) -> Path:
+    """A file as given, the `model.safetensors` of a folder, or that of a bundled model.
+
+    Args:
+        what: the missing thing, for the message of MissingWeights.
+        advice: what to do then, for the same.
+    """
+    name = str(name)
+    found = [Path(name), Path(name) / MODEL_FILE]
+    if not any(path.is_file() for path in found) and name in bundled_names():
+        found = [_verified(WEIGHTS / name) / MODEL_FILE]
+    for path in found:
+        if path.is_file():
+            return path
+    raise MissingWeights(f"no {what} at {name!r}; {advice}")
 
 
 def latents(folder: str) -> Latents:
@@ -31,3 +66,25 @@ def image_encoder(folder: str) -> ImageEncoder:
     """A frozen CLIP image tower (in the folder's `image_encoder/`)."""
     path = weights_folder(folder) / "image_encoder"
     return ImageEncoder(CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True))
+
+
+def _verified(folder: Path) -> Path:
+    """A bundled model's folder, once every file that its card lists is there and is the one that was published."""
+    restore = f"restore it with `git checkout weights/{folder.name}`, or train it again with `make weights`"
+    card = folder / CARD_FILE
+    try:
+        digests = _digests(json.loads(card.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadCheckpoint(f"{card}: no readable card, so nothing vouches for these weights; {restore}") from error
+    for name, sha256 in digests.items():
+        path = folder / name
+        if not path.is_file():
+            raise MissingWeights(f"{path} is missing; {restore}")
+        if (found := sha256_file(path)) != sha256:
+            raise BadCheckpoint(f"{path}: sha256 {found} instead of its card's {sha256}; {restore}")
+    return folder
+
+
+def _digests(card: dict) -> dict[str, str]:
+    """sha256 by file; early cards of single files have one sha256 only."""
+    return dict(card["files"]) if "files" in card else {MODEL_FILE: card["sha256"]}

@@ -24,6 +24,7 @@ from core.foreground import foreground_mask
 from core.images import composite, contact_sheet, prepare_input, read_image_with_info, write_image
 from core.memory import module_bytes, on_meta, peak_bytes
 from core.metrics.consistency import consistency
+from core.models.bundled import weights_file
 from core.progress import console, progress_bar
 from core.provenance import config_hash, provenance
 from core.training.randomness import generator
@@ -31,7 +32,7 @@ from core.views import ViewSet, write_views
 from projects.syncdreamer.model import Condition
 from projects.syncdreamer.sampler import SAMPLERS, sample
 from projects.syncdreamer.system import SyncDreamerSystem
-from projects.syncdreamer.weights import load_weights, weights_file
+from projects.syncdreamer.weights import MISSING, load_weights
 
 # What decides a result; where it goes, which other pictures there are and where it is computed do not.
 SHAPING = (
@@ -77,7 +78,7 @@ def generate(cfg: DictConfig) -> list[dict[str, Any]]:
     device = choose_device(cfg.device)
     inputs = list_inputs(cfg.input)
     check_num_views(cfg.num_views, cfg.model.denoiser.num_views)
-    path = weights_file(cfg.weights)
+    path = weights_file(cfg.weights, advice=MISSING)
     system = instantiate(cfg.model)
     load_weights(system, path)
     system = system.eval().requires_grad_(False).to(device)

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -20,6 +19,8 @@ from core.errors import BadConfig, BadRequest
 from core.files import atomic_file
 from core.images import contact_sheet, write_image
 from core.metrics.images import flip, psnr, ssim
+from core.metrics.summary import FLIP, PSNR, SSIM, mean_and_interval, table
+from core.models.bundled import weights_file
 from core.progress import console, progress_bar
 from core.provenance import provenance
 from core.training.randomness import generator
@@ -28,10 +29,9 @@ from projects.syncdreamer.baselines import input_repeated, mean_view, nearest_ob
 from projects.syncdreamer.pipeline import with_white_as_alpha
 from projects.syncdreamer.sampler import sample
 from projects.syncdreamer.system import SyncDreamerSystem
-from projects.syncdreamer.weights import load_weights, weights_file
+from projects.syncdreamer.weights import MISSING, load_weights
 
-METRICS = {"PSNR (dB)": psnr, "SSIM": ssim, "FLIP (lower is better)": flip}
-LOWER_IS_BETTER = {"FLIP (lower is better)"}
+METRICS = {PSNR.name: psnr, SSIM.name: ssim, FLIP.name: flip}
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ def evaluate(cfg: DictConfig) -> float:
     """The program behind `python -m projects.syncdreamer.evaluate`; returns the model's mean PSNR."""
     check_settings(cfg)
     out, device = Path(cfg.out), choose_device(cfg.device)
-    path = weights_file(cfg.weights)
+    path = weights_file(cfg.weights, advice=MISSING)
     test, train = open_pack(cfg.root, cfg.split), open_pack(cfg.root, "train")
     if not 1 <= cfg.num_objects <= len(test.uids):
         raise BadConfig(
@@ -92,7 +92,7 @@ def evaluate(cfg: DictConfig) -> float:
     write_image(out / "overview.png", (contact_sheet(rearrange(shown, "n v c h w -> (n v) c h w"), 20) + 1) / 2)
     console.print(text, markup=False)
     console.print(f"{out}: {seconds / len(inputs):.1f} CPU-seconds per object")
-    return summary["SyncDreamer (toybox)"]["PSNR (dB)"]["mean"]
+    return summary["SyncDreamer (toybox)"][PSNR.name]["mean"]
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -162,28 +162,3 @@ def score(views: Float[Tensor, "n v 3 h w"], truth: Float[Tensor, "n v 3 h w"]) 
     """Per metric, the mean over the 16 views of each object, after rounding to 8 bits as a file would."""
     views, truth = (((x + 1) * 127.5).round().clamp(0, 255) / 255 for x in (views, truth))
     return {name: metric(views, truth).double().mean(dim=1).tolist() for name, metric in METRICS.items()}
-
-
-def mean_and_interval(values: list[float], *, draws: int = 2000, seed: int = 0) -> dict[str, float]:
-    """Mean and 95% bootstrap interval over objects."""
-    array = np.asarray(values)
-    means = np.random.default_rng(seed).choice(array, (draws, len(array))).mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": float(array.mean()), "low": float(low), "high": float(high), "objects": len(values)}
-
-
-def table(summary: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """The scores as Markdown, the best of each column in bold."""
-    lines = ["| | " + " | ".join(METRICS) + " |", "|---|" + "---|" * len(METRICS)]
-    best = {}
-    for metric in METRICS:
-        pick = min if metric in LOWER_IS_BETTER else max
-        best[metric] = pick(summary, key=lambda name, metric=metric: summary[name][metric]["mean"])
-    for name, per_metric in summary.items():
-        cells = []
-        for metric, value in per_metric.items():
-            digits = 2 if "dB" in metric else 3
-            text = f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-            cells.append(f"**{text}**" if best[metric] == name else text)
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"

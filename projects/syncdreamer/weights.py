@@ -6,24 +6,15 @@ from torch import nn
 
 from core.checkpoints.load import read_checkpoint
 from core.checkpoints.rename import load_strict
-from core.errors import MissingWeights
-from core.models.bundled import WEIGHTS
+from core.models.bundled import weights_file
 from projects.syncdreamer.checkpoint import load_zero123, official_table
 
-PUBLISHED = "syncdreamer-pretrain.ckpt"
+MISSING = (  # what to do when no SyncDreamer is found
+    "put the published syncdreamer-pretrain.ckpt there, pass weights=PATH, or use the bundled ones with "
+    "+experiment=syncdreamer/toybox"
+)
 OURS = "denoiser."
 OFFICIAL_VOLUME = "spatial_volume."
-
-
-def weights_file(name: str) -> Path:
-    """A file as given, the `model.safetensors` of a folder, or a bundled model by name; MissingWeights otherwise."""
-    for path in (Path(name), Path(name) / "model.safetensors", WEIGHTS / name / "model.safetensors"):
-        if path.is_file():
-            return path
-    raise MissingWeights(
-        f"no weights at {name!r}; put the published {PUBLISHED} there, pass weights=PATH, or use the bundled ones "
-        "with +experiment=syncdreamer/toybox"
-    )
 
 
 def load_weights(system: nn.Module, path: Path) -> None:
@@ -41,13 +32,11 @@ def load_weights(system: nn.Module, path: Path) -> None:
 
 def load_start(system: nn.Module, name: str) -> None:
     """What a fine-tuning starts from: a SyncDreamer (all of it), or a Zero-1-to-3 (the rest stays fresh)."""
-    try:
-        path = weights_file(name)
-    except MissingWeights as error:
-        raise MissingWeights(
-            f"no weights to start from at {name!r}; put zero123-xl.ckpt there, pass model.start=PATH, or start from "
-            "scratch with model.start=null"
-        ) from error
+    path = weights_file(
+        name,
+        what="weights to start from",
+        advice="put zero123-xl.ckpt there, pass model.start=PATH, or start from scratch with model.start=null",
+    )
     keys = read_checkpoint(path).keys()
     if any(key.startswith((OURS, OFFICIAL_VOLUME)) for key in keys):
         load_weights(system, path)

@@ -8,10 +8,9 @@ from core.app import app
 @app(config_name="toybox_train")
 def main(cfg: DictConfig) -> float:
     from core.training.run import run
-    from projects.toybox.publish import count_seconds, publish
+    from projects.toybox.publish import publish
 
-    with count_seconds(cfg.out):
-        metric = run(cfg)
+    metric = run(cfg)
     publish(cfg)
     return metric
 

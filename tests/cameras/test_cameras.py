@@ -67,6 +67,15 @@ def test_syncdreamer_rig_is_sixteen_views_thirty_degrees_high():
     assert_close(cameras.intrinsics[0], torch.tensor([[280.0, 0, 128], [0, 280, 128], [0, 0, 1]]))
 
 
+def test_zero123plus_rig_is_six_views_two_elevations_and_thirty_degrees_wide():
+    cameras = rig("zero123plus", size=320)
+    azimuth, elevation, _ = spherical(cameras.centers)
+    assert_close(torch.rad2deg(azimuth) % 360, torch.tensor([30.0, 90, 150, 210, 270, 330]))
+    assert_close(torch.rad2deg(elevation), torch.tensor([20.0, -10, 20, -10, 20, -10]))
+    fov = 2 * torch.atan(160 / cameras.intrinsics[:, 0, 0])
+    assert_close(torch.rad2deg(fov), torch.full((6,), 30.0))
+
+
 def test_up_in_the_world_is_up_in_the_image():
     cameras = rig("syncdreamer", size=64)
     low, high = (project(torch.tensor([[0.0, 0.0, z]]).expand(16, 1, 3), cameras)[0] for z in (0.0, 0.2))

@@ -407,6 +407,16 @@ def test_a_copy_is_not_left_half_written(tmp_path):
     assert not list(tmp_path.glob(".tmp-*"))
 
 
+def test_the_same_tensors_make_the_same_bytes(tmp_path):
+    tensors = {"ü.weight": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(7)}
+    metadata = {"z": 'a "quoted" ü\n', "a": "1", "m": "2"}
+    for number in range(8):
+        write_tensors(tmp_path / f"{number}.safetensors", tensors, metadata)
+    assert len({sha256_file(path) for path in tmp_path.iterdir()}) == 1
+    assert_same(read_tensors(tmp_path / "0.safetensors"), tensors)
+    assert header_of(tmp_path / "0.safetensors")[0]["__metadata__"].items() >= metadata.items()
+
+
 # Registry
 
 

@@ -9,11 +9,12 @@ from torch.testing import assert_close
 from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
 from core.data.toybox import open_pack
+from core.metrics.images import psnr
 from core.models.bundled import WEIGHTS, image_encoder, latents
 from data_tools.toybox.make import Recipe, make
 from projects.toybox.clip import tokenize, word_tokenizer
 from projects.toybox.train import main
-from projects.toybox.vae import psnr
+from projects.toybox.vae import VaeSystem, in_range
 
 QUICK = ["trainer.max_steps=2", "trainer.val_batches=1", "logger.tensorboard=false", "data.batch_size=2"]
 
@@ -34,6 +35,37 @@ def test_the_vae_trains_and_is_published_with_a_card(toybox, tmp_path):
     pixels = open_pack(toybox, "train").pixels(0, list(range(8)))
     assert vae.encode(pixels).latent_dist.mean.shape == (8, 4, 16, 16)
     assert str(tmp_path) not in json.dumps(card["config"]["model"])
+    assert set(card["files"]) == {"diffusion_pytorch_model.safetensors"}
+    trained = json.loads((tmp_path / "weights" / "provenance.json").read_text())
+    assert all(card[key] == trained[key] for key in ("command", "cpu_seconds", "code", "seed", "date"))
+
+
+def test_a_finished_run_started_again_is_published_where_it_is_told(toybox, tmp_path):
+    settings = ["+experiment=toybox/vae", f"out={tmp_path / 'run'}", f"data.root={toybox}", *QUICK]
+    main(settings)
+    main([*settings, f"publish={tmp_path / 'elsewhere'}"])
+    first, second = (json.loads((tmp_path / path / "card.json").read_text()) for path in ("run/published", "elsewhere"))
+    assert first["files"] == second["files"] and first["measured"] == second["measured"]
+    assert second["cpu_seconds"] >= first["cpu_seconds"]
+
+
+def test_the_logged_psnr_is_the_metric_and_a_step_that_diverged_is_left_to_the_loop_to_judge():
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    vae = AutoencoderKL(block_out_channels=[8, 16], norm_num_groups=4, **blocks)
+    system = VaeSystem(vae=vae, square_weight=2.0, edge_weight=0.25, kl_weight=0.0)
+    pixels = torch.rand(2, 3, 16, 16) * 2 - 1
+
+    @torch.no_grad()
+    def logged() -> dict[str, torch.Tensor]:
+        return system.loss({"pixels": pixels}, torch.Generator().manual_seed(0))
+
+    posterior = vae.encode(pixels).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(0))
+    decoded = vae.decode(posterior.mean + posterior.std * noise).sample.detach()
+    assert float(logged()["psnr"]) == pytest.approx(float(psnr(in_range(decoded), in_range(pixels)).mean()), rel=1e-6)
+    vae.decoder.conv_out.weight.data.fill_(float("nan"))
+    assert torch.isnan(logged()["loss"])
 
 
 def test_the_towers_train_and_are_published_with_their_tokenizer(toybox, tmp_path):
@@ -61,7 +93,7 @@ def test_bundled_vae_reconstructs_held_out_objects_to_30_db_with_unit_latents(to
     pixels = torch.cat([test.pixels(number, [0, 5, 10, 20, 27]) for number in range(4)])
     with torch.no_grad():
         encoded = model.encode(pixels, torch.Generator().manual_seed(0))
-        assert float(psnr(model.decode(encoded), pixels)) > 30
+        assert float(psnr(in_range(model.decode(encoded)), in_range(pixels)).mean()) > 30
     assert 0.8 < float(encoded.std()) < 1.25
 
 

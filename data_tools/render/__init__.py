@@ -1,0 +1,1 @@
+"""Meshes -> view sets: any .glb, .obj or .ply through a named rig."""

@@ -1,0 +1,96 @@
+"""Measures of meshes as published: what stands in a protocol's `shapes`. The distances themselves are core's."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.cameras.rigs import rig
+from core.errors import BadImage, BadMesh
+from core.metrics.shapes import chamfer, sample_surface, screen_affine_depth, visible_points, volume_iou, voxel_means
+from core.types import Mesh
+
+VOXEL = 0.01  # SyncDreamer evens out the density of its points on this grid
+DEPTH_NEAR, DEPTH_RANGE = 0.6, 1.8  # of SyncDreamer's depth pictures: z = value / 65535 * 1.8 + 0.6
+DEPTH_MARGIN = 0.03  # what lies nearer than this to either end is background
+RENDER_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An object's mesh, and where its depth pictures lie if there are any."""
+
+    name: str
+    mesh: Mesh
+    depth_folder: Path | None = None
+
+
+def surface_chamfer(prediction: Shape, truth: Shape, *, num_points: int = 20000, seed: int = 0) -> float:
+    """Chamfer distance of points spread evenly over both surfaces; as the meshes lie, nothing is aligned."""
+    target = sample_surface(truth.mesh, num_points, seed=seed)
+    return chamfer(sample_surface(prediction.mesh, num_points, seed=seed + 1), target)
+
+
+def visible_chamfer(prediction: Shape, truth: Shape) -> float:
+    """SyncDreamer's: between the points that its 16 views see. True points come from the depth pictures."""
+    if truth.depth_folder is None:
+        raise BadMesh(f"{truth.name}: the protocol's layout names no depths; set protocol.truth.depths")
+    return chamfer(seen_points(prediction.mesh), depth_points(truth.depth_folder))
+
+
+def seen_points(mesh: Mesh) -> Float[Tensor, "n 3"]:
+    """Points of a mesh that SyncDreamer's 16 cameras see, evened out."""
+    cameras = rig("syncdreamer", size=RENDER_SIZE)
+    points = visible_points(screen_affine_depth(mesh, cameras), cameras)
+    if len(points) == 0:
+        raise BadMesh("none of the 16 cameras sees the mesh; is its scale right?")
+    return voxel_means(points, VOXEL)
+
+
+def depth_points(folder: Path) -> Float[Tensor, "n 3"]:
+    """Points of SyncDreamer's 16 depth pictures, evened out."""
+    cameras = rig("syncdreamer", size=RENDER_SIZE)
+    depth = torch.stack([read_depth(folder / f"{view:03d}-depth.png") for view in range(len(cameras))])
+    return voxel_means(visible_points(depth, cameras), VOXEL)
+
+
+def read_depth(path: Path) -> Float[Tensor, "h w"]:
+    """One of SyncDreamer's depth pictures in world units; 0 where nothing is."""
+    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+    if values is None or values.dtype != np.uint16 or values.ndim != 2:
+        raise BadImage(f"{str(path)!r} is not a 16-bit gray picture of depth")
+    z = torch.from_numpy(values.astype(np.float32)) / 65535 * DEPTH_RANGE + DEPTH_NEAR
+    inside = (z > DEPTH_NEAR + DEPTH_MARGIN) & (z < DEPTH_NEAR + DEPTH_RANGE - DEPTH_MARGIN)
+    return torch.where(inside, z, 0.0)
+
+
+def posed_volume_iou(prediction: Shape, truth: Shape, *, turns_deg: Mapping[str, float], resolution: int = 64) -> float:
+    """SyncDreamer's: overlap of volumes, the true mesh brought to unit size and turned into its rendered pose.
+
+    Args:
+        turns_deg: per object, the angle of the table in its evaluation; 0 for objects that it does not name.
+    """
+    posed = turned(unit_cube(truth.mesh), -math.radians(turns_deg.get(truth.name, 0.0)))
+    return volume_iou(prediction.mesh, posed, resolution=resolution)
+
+
+def unit_cube(mesh: Mesh) -> Mesh:
+    """Centred by its bounding box, whose longest side becomes 1."""
+    low, high = mesh.vertices.amin(dim=0), mesh.vertices.amax(dim=0)
+    side = (high - low).amax()
+    if not side > 0:
+        raise BadMesh("a mesh without extent cannot be normalised")
+    return Mesh((mesh.vertices - (low + high) / 2) / side, mesh.faces, mesh.colors)
+
+
+def turned(mesh: Mesh, angle_rad: float) -> Mesh:
+    """Turned about the z axis, x towards y."""
+    cos, sin = math.cos(angle_rad), math.sin(angle_rad)
+    rotation = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]).to(mesh.vertices)
+    return Mesh(mesh.vertices @ rotation.T, mesh.faces, mesh.colors)

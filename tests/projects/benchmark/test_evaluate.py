@@ -1,0 +1,233 @@
+"""One table for all methods: known answers, gaps that are never hidden, protocols that decide every number."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import trimesh
+
+from core.cameras.rigs import rig
+from core.config import CONF, instantiate
+from core.errors import BadConfig, BadData, BadMesh, UserError
+from core.mesh.export import read_mesh, write_mesh
+from core.settings import composed, settings
+from core.types import Mesh
+from core.views import ViewSet, write_views
+from projects.benchmark import evaluate as program
+from projects.benchmark.evaluation import evaluate, methods_of, protocol_hash
+from projects.benchmark.solids import (
+    Shape,
+    depth_points,
+    posed_volume_iou,
+    read_depth,
+    surface_chamfer,
+    turned,
+    unit_cube,
+    visible_chamfer,
+)  # fmt: skip
+from tests.golden_fixture import load
+
+SIZE = 64
+PROTOCOLS = sorted(path.stem for path in (CONF / "protocol").glob("*.yaml"))
+
+
+def a_view_set(folder: Path, images: torch.Tensor) -> None:
+    write_views(folder, ViewSet(images, rig("syncdreamer", size=SIZE), folder.name))
+
+
+def true_images(seed: int) -> torch.Tensor:
+    images = torch.zeros(16, 4, SIZE, SIZE)
+    color = torch.rand(16, 3, 1, 1, generator=torch.Generator().manual_seed(seed)).mul(255).round() / 255
+    images[:, :3], images[:, 3] = color, 0.0
+    images[:, 3, 16:48, 16:48] = 1.0
+    return images
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    for number in range(3):
+        a_view_set(tmp_path / "gt" / f"test-{number:05d}" / "target", true_images(number))
+        a_view_set(tmp_path / "same" / f"test-{number:05d}", true_images(number))
+    return tmp_path
+
+
+def run(folders: Path, *arguments: str):
+    typed = [f"gt={folders / 'gt'}", "protocol=toybox", f"out={folders / 'out'}", *arguments]
+    cfg = settings(program.main.program, composed(program.main.program, typed))
+    return evaluate(cfg)
+
+
+def written(folders: Path) -> dict:
+    return json.loads((folders / "out" / "scores.json").read_text())
+
+
+def test_equal_views_score_the_best_and_shifted_blurred_and_constant_ones_worse(folders):
+    changes = {
+        "shifted": lambda x: x.roll(3, dims=-1),
+        "blurred": lambda x: torch.nn.functional.avg_pool2d(x, 5, 1, 2),
+        "constant": lambda x: torch.ones_like(x),
+    }
+    for name, change in changes.items():
+        a_view_set(folders / name / "test-00000", change(true_images(0)))
+    names = ", ".join(f"{name}: {folders / name}" for name in ("same", *changes))
+    summary = run(folders, f"pred={{{names}}}", "+protocol.objects=[test-00000]")["summary"]
+    assert summary["same"]["PSNR (dB)"]["mean"] == 100 and summary["same"]["SSIM"]["mean"] == pytest.approx(1, abs=1e-4)
+    assert summary["same"]["FLIP"]["mean"] == 0
+    for name in changes:
+        assert summary[name]["PSNR (dB)"]["mean"] < 30 and summary[name]["FLIP"]["mean"] > 0.02, name
+        assert summary[name]["SSIM"]["mean"] < 0.99, name
+    table = (folders / "out" / "table.md").read_text()
+    assert "| same | 1 of 30 | **100.00 [100.00, 100.00]** |" in table
+
+
+def test_a_constant_error_has_the_score_of_its_formula(folders):
+    images = true_images(0)
+    images[:, :3], images[:, 3] = 0.2, 1.0
+    brighter = images.clone()
+    brighter[:, :3] = 0.4
+    a_view_set(folders / "gt2" / "test-00000" / "target", images)
+    a_view_set(folders / "pred" / "test-00000", brighter)
+    summary = run(folders, f"gt={folders / 'gt2'}", f"pred={folders / 'pred'}")["summary"]["pred"]
+    assert summary["PSNR (dB)"]["mean"] == pytest.approx(-20 * math.log10(0.2), abs=1e-3)
+
+
+def test_what_is_missing_or_broken_is_listed_and_counted_and_the_rest_is_scored(folders):
+    (folders / "same" / "test-00001" / "images" / "004.png").write_bytes(b"not a picture")
+    for file in sorted((folders / "same" / "test-00002").rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    (folders / "same" / "test-00002").rmdir()
+    with pytest.raises(UserError, match=r"2 of 3 objects were not scored .*test-00001: FAILED: .*004.png"):
+        run(folders, f"pred={folders / 'same'}")
+    found = written(folders)
+    assert [o["status"] for o in found["objects"]["same"].values()] == ["SCORED", "FAILED", "MISSING"]
+    assert found["summary"]["same"]["scored"] == "1 of 30"
+    assert found["summary"]["same"]["PSNR (dB)"]["objects"] == 1
+    page = (folders / "out" / "report.html").read_text()
+    assert "test-00001: FAILED" in page and "test-00002: MISSING" in page
+
+
+def test_views_of_another_size_or_number_fail_without_being_resized_or_cut(folders):
+    small = ViewSet(torch.rand(16, 4, 32, 32), rig("syncdreamer", size=32), "small")
+    write_views(folders / "bad" / "test-00000", small)
+    few = ViewSet(true_images(1)[:8], rig("syncdreamer", size=SIZE, num_views=8), "few")
+    write_views(folders / "bad" / "test-00001", few)
+    a_view_set(folders / "bad" / "test-00002", true_images(2))
+    with pytest.raises(UserError, match="2 of 3 objects"):
+        run(folders, f"pred={folders / 'bad'}")
+    causes = [outcome["cause"] for outcome in written(folders)["objects"]["bad"].values()]
+    assert "32 x 32 pixels, the protocol wants 64 x 64" in causes[0]
+    assert "8 views of (64, 64) pixels, the truth has 16" in causes[1]
+
+
+def test_wrong_folders_are_one_line(folders):
+    with pytest.raises(BadConfig, match=r"pred: no folder .*nowhere"):
+        run(folders, f"pred={folders / 'nowhere'}")
+    with pytest.raises(BadData, match=r"no object there; this protocol expects folders '\{object\}/target'"):
+        run(folders, f"gt={folders / 'same'}", f"pred={folders / 'same'}")
+    with pytest.raises(BadConfig, match="at least one"):
+        methods_of({})
+    a_view_set(folders / "others" / "test-99999" / "target", true_images(0))
+    with pytest.raises(BadData, match="8 objects of the protocol are not there, the first: 'test-00000'"):
+        run(folders, f"gt={folders / 'others'}", "protocol=toybox_shapes", f"pred={folders / 'same'}")
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_each_protocol_builds_and_its_hash_is_of_what_decides_a_number(name):
+    typed = ["pred=x", "gt=y", f"protocol={name}"]
+    cfg = settings(program.main.program, composed(program.main.program, typed))
+    built = instantiate(cfg.protocol)
+    assert built.name == name and (built.images or built.shapes)
+    plain = {"what": "x", "size": 64, "name": "n"}
+    assert protocol_hash(plain) == protocol_hash(plain | {"what": "other words"}) != protocol_hash(plain | {"size": 32})
+
+
+def test_a_measure_that_does_not_exist_or_takes_no_such_setting_is_refused(folders):
+    with pytest.raises(BadConfig, match="sigma"):
+        run(folders, f"pred={folders / 'same'}", "+protocol.images.SSIM.sigma=1")
+    with pytest.raises(BadConfig, match="background"):
+        run(folders, f"pred={folders / 'same'}", "protocol.background=2.0")
+
+
+def mesh_of(shape: trimesh.Trimesh) -> Mesh:
+    return Mesh(torch.tensor(shape.vertices).float(), torch.tensor(shape.faces))
+
+
+def test_a_shapes_distance_grows_with_its_shift_and_an_empty_prediction_fails(folders, tmp_path):
+    ball = mesh_of(trimesh.creation.icosphere(subdivisions=2, radius=0.5))
+    for number in range(8):
+        a_view_set(tmp_path / "gt8" / f"test-{number:05d}" / "target", true_images(0))
+        write_mesh(tmp_path / "gt8" / f"test-{number:05d}" / "mesh.ply", ball)
+        for name, shift in (("near", 0.02), ("far", 0.3)):
+            moved = Mesh(ball.vertices + torch.tensor([shift, 0.0, 0.0]), ball.faces)
+            write_mesh(tmp_path / name / f"test-{number:05d}" / "mesh.ply", moved)
+    methods = f"pred={{near: {tmp_path / 'near'}, far: {tmp_path / 'far'}}}"
+    summary = run(
+        folders, f"gt={tmp_path / 'gt8'}", "protocol=toybox_shapes", "protocol.shapes.Chamfer.num_points=2000", methods
+    )["summary"]
+    assert summary["near"]["scored"] == "8 of 8"
+    assert 0.005 < summary["near"]["Chamfer"]["mean"] < 0.03 < 0.1 < summary["far"]["Chamfer"]["mean"] < 0.3
+    (tmp_path / "far" / "test-00003" / "mesh.ply").write_bytes(b"ply\n")
+    (tmp_path / "far" / "test-00004" / "mesh.ply").unlink()
+    with pytest.raises(UserError, match="2 of 16 objects"):
+        run(
+            folders,
+            f"gt={tmp_path / 'gt8'}",
+            "protocol=toybox_shapes",
+            "protocol.shapes.Chamfer.num_points=2000",
+            methods,
+        )
+    statuses = [outcome["status"] for outcome in written(folders)["objects"]["far"].values()]
+    assert statuses == ["SCORED"] * 3 + ["FAILED", "MISSING"] + ["SCORED"] * 3
+
+
+def test_the_table_of_turns_is_the_official_one():
+    official = load("syncdreamer", "eval_metrics")[0]["rotate_angle_deg"]
+    typed = ["pred=x", "gt=y", "protocol=syncdreamer_gso30_shapes"]
+    cfg = settings(program.main.program, composed(program.main.program, typed))
+    assert dict(cfg.protocol.shapes["volume IoU"].turns_deg) == {k: v for k, v in official.items() if k != "other"}
+
+
+def test_turning_and_scaling_do_what_they_say():
+    mesh = Mesh(torch.tensor([[1.0, 0, 0], [3, 0, 0], [1, 1, 0]]), torch.tensor([[0, 1, 2]]))
+    assert torch.allclose(turned(mesh, math.pi / 2).vertices[1], torch.tensor([0.0, 3, 0]), atol=1e-6)
+    unit = unit_cube(mesh).vertices
+    assert torch.allclose(unit.amax(dim=0), torch.tensor([0.5, 0.25, 0.0])) and unit.amin() == -0.5
+    with pytest.raises(BadMesh, match="without extent"):
+        unit_cube(Mesh(torch.ones(3, 3), torch.tensor([[0, 1, 2]])))
+
+
+chicken = pytest.mark.skipif("TURNTABLE_DATA" not in os.environ, reason="TURNTABLE_DATA names no folder of real data")
+
+
+@chicken
+def test_the_chicken_has_its_published_scores(folders):
+    root = Path(os.environ["TURNTABLE_DATA"]) / "gso_chicken"
+    found = run(folders, f"gt={root}", f"pred={root}", "protocol=syncdreamer_gso30")["objects"]["gso_chicken"]
+    assert found["chicken"]["scores"]["PSNR (dB)"] == pytest.approx(25.41291, abs=1e-5)
+    assert found["chicken"]["scores"]["SSIM (range of the data)"] == pytest.approx(0.89430, abs=5e-6)
+
+
+@chicken
+@pytest.mark.parametrize("case", ["identity", "shift_x_0.02", "scale_1.05", "rotz_10deg", "no_gt_rotation"])
+def test_the_chickens_meshes_have_their_official_distances(case):
+    root = Path(os.environ["TURNTABLE_DATA"]) / "gso_chicken"
+    expected = load("syncdreamer", "eval_metrics")[0]["results"]["chicken_mesh"][case]
+    truth = Shape("chicken", read_mesh(root / "chicken-mesh" / "meshes" / "model.obj"), root / "chicken-gt")
+    posed = turned(unit_cube(truth.mesh), math.radians(-270))
+    made = {
+        "identity": posed,
+        "shift_x_0.02": Mesh(posed.vertices + torch.tensor([0.02, 0, 0]), posed.faces),
+        "scale_1.05": Mesh(posed.vertices * 1.05, posed.faces),
+        "rotz_10deg": turned(posed, math.radians(10)),
+        "no_gt_rotation": unit_cube(truth.mesh),
+    }[case]
+    assert visible_chamfer(Shape("made", made), truth) == pytest.approx(expected["chamfer"], rel=1e-3, abs=5e-6)
+    assert posed_volume_iou(Shape("made", made), truth, turns_deg={"chicken": 270.0}) == pytest.approx(
+        expected["iou"], abs=1e-9
+    )
+    assert surface_chamfer(truth, truth) < 0.01
+    assert len(depth_points(root / "chicken-gt")) == pytest.approx(expected["n_gt_points"], abs=30)
+    assert read_depth(root / "chicken-gt" / "000-depth.png").max() < 2.4
