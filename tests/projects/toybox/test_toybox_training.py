@@ -49,11 +49,31 @@ def test_a_finished_run_started_again_is_published_where_it_is_told(toybox, tmp_
     assert second["cpu_seconds"] >= first["cpu_seconds"]
 
 
+def vae_system(vae: AutoencoderKL, **weights: float) -> VaeSystem:
+    plain = {"square_weight": 2.0, "edge_weight": 0.25, "kl_weight": 0.0, "colour_weight": 0.0}
+    return VaeSystem(vae=vae, colour_mean=0.5, colour_std=0.25, **plain | weights)
+
+
+def test_latents_are_pulled_towards_the_colours_of_the_picture_in_small():
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    vae = AutoencoderKL(block_out_channels=[8, 16], norm_num_groups=4, latent_channels=4, **blocks)
+    for parameter in vae.quant_conv.parameters():
+        torch.nn.init.zeros_(parameter)  # all latents are 0: the colour at `colour_mean`
+    losses = []
+    for level in (0.5, 0.75):
+        pixels = torch.full((1, 3, 16, 16), level)
+        terms = vae_system(vae, colour_weight=3.0).loss({"pixels": pixels}, torch.Generator().manual_seed(0))
+        plain = vae_system(vae).loss({"pixels": pixels}, torch.Generator().manual_seed(0))
+        losses.append((float(terms["colour"]), float(terms["loss"] - plain["loss"])))
+    assert losses == [pytest.approx((0.0, 0.0), abs=1e-6), pytest.approx((1.0, 3.0), rel=1e-5)]
+
+
 def test_the_logged_psnr_is_the_metric_and_a_step_that_diverged_is_left_to_the_loop_to_judge():
     torch.manual_seed(0)
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
     vae = AutoencoderKL(block_out_channels=[8, 16], norm_num_groups=4, **blocks)
-    system = VaeSystem(vae=vae, square_weight=2.0, edge_weight=0.25, kl_weight=0.0)
+    system = vae_system(vae)
     pixels = torch.rand(2, 3, 16, 16) * 2 - 1
 
     @torch.no_grad()
