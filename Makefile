@@ -63,13 +63,17 @@ weights: toybox ## train the bundled weights again, in order (about 2 CPU-hours 
 	$(RUN) -m projects.toybox.train +experiment=toybox/clip out=outputs/weights/toybox_clip publish=weights/toybox_clip
 	$(RUN) -m projects.syncdreamer.train +experiment=syncdreamer/toybox out=outputs/weights/syncdreamer_toybox
 	$(RUN) -m projects.syncdreamer.publish run=outputs/weights/syncdreamer_toybox
-	$(RUN) -m projects.syncdreamer.evaluate +experiment=syncdreamer/toybox out=outputs/weights/scores
-	$(RUN) -m projects.syncdreamer.publish run=outputs/weights/syncdreamer_toybox scores=outputs/weights/scores/scores.json
+	$(MAKE) eval
+	$(RUN) -m projects.syncdreamer.publish run=outputs/weights/syncdreamer_toybox scores=outputs/eval/views/scores.json
 
-eval: toybox ## measure the bundled weights on the 30 test objects again (the table of weights/README.md)
-	$(RUN) -m projects.syncdreamer.evaluate +experiment=syncdreamer/toybox out=outputs/eval
-	$(RUN) -m projects.benchmark.reconstruct views=outputs/eval/views method=neus preset=toybox out=outputs/eval/meshes
-	$(RUN) -m projects.benchmark.shapes pred=outputs/eval/meshes truth=data/toybox/test out=outputs/eval/shapes
+eval: toybox ## measure the bundled weights on the 30 test objects again (the tables of weights/README.md)
+	$(RUN) -m projects.syncdreamer.predict +experiment=syncdreamer/toybox out=outputs/eval/syncdreamer
+	$(RUN) -m projects.benchmark.baselines out=outputs/eval/trivial
+	$(RUN) -m projects.benchmark.evaluate protocol=toybox gt=data/toybox/test out=outputs/eval/views \
+		'pred={SyncDreamer: outputs/eval/syncdreamer, the input repeated: outputs/eval/trivial/input-repeated, the mean training view: outputs/eval/trivial/mean-view, the nearest training object: outputs/eval/trivial/nearest-object}'
+	$(RUN) -m projects.benchmark.reconstruct views='outputs/eval/syncdreamer/test-0000[0-7]' method=neus preset=toybox out=outputs/eval/meshes
+	$(RUN) -m projects.benchmark.evaluate protocol=toybox_shapes gt=data/toybox/test out=outputs/eval/shapes \
+		'pred={"SyncDreamer, then NeuS": outputs/eval/meshes, a sphere: outputs/eval/trivial/sphere}'
 
 clean: ## remove outputs, multiruns and caches
 	rm -rf outputs multirun .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -20,7 +20,7 @@ from core.metrics.summary import mean_and_interval, table
 from core.progress import console, progress_bar
 from core.provenance import config_hash, provenance
 from core.report import ReportItem, write_report
-from core.views import TRANSFORMS, read_views
+from core.views import PROVENANCE, TRANSFORMS, read_views
 from projects.benchmark.protocol import Protocol
 from projects.benchmark.solids import Shape
 
@@ -58,6 +58,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     result = {
         "protocol": {"hash": protocol_hash(chosen), "settings": chosen},
         "gt": str(gt),
+        "predictions": {method: origin(protocol, method, pred, names) for method, pred in methods.items()},
         "summary": rows,
         "objects": {method: {name: asdict(o) for name, o in found.items()} for method, found in outcomes.items()},
         "provenance": provenance(OmegaConf.to_container(cfg, resolve=True), seed=cfg.seed),
@@ -72,6 +73,16 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     console.print(f"protocol {protocol.name}, hash {short_hash}; {out / 'report.html'}", markup=False)
     refuse_gaps(outcomes, out)
     return result
+
+
+def origin(protocol: Protocol, method: str, pred: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Where a method's predictions come from: what the first one says of its weights, command and cost."""
+    for name in names:
+        path = protocol.prediction.path(pred, "views", name) / PROVENANCE
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return {"method": method} | {key: record.get(key) for key in ("command", "weights", "cpu_seconds", "code")}
+    return {"method": method}
 
 
 def methods_of(pred: Any) -> dict[str, Path]:

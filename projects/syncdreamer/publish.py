@@ -40,12 +40,15 @@ def read_scores(path: str, sha256: str) -> dict[str, Any]:
         scores = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadData(f"scores={path} is unreadable ({error}); make it with evaluate") from error
-    if sha256 not in scores["provenance"]["weights"].values():
-        raise BadData(f"{path} measured other weights; publish without scores=, evaluate that, publish again")
+    mine = [made for made in scores.get("predictions", {}).values() if sha256 in made.get("weights", {}).values()]
+    if not mine:
+        raise BadData(f"{path} measured other weights; publish without scores=, predict and evaluate, publish again")
     return {
         "measured": scores["summary"],
-        "measured_with": scores["provenance"]["command"],
-        "cpu_seconds_per_object": scores["cpu_seconds_per_object"],
+        "protocol": scores["protocol"]["hash"],
+        "measured_with": mine[0]["command"],
+        "cpu_seconds_per_object": mine[0]["cpu_seconds"],
+        "objects": {name: found["scores"] for name, found in scores["objects"][mine[0]["method"]].items()},
     }
 
 

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from core.config import instantiate
 from core.errors import BadCheckpoint, BadConfig, BadData, BadRequest, MissingWeights
 from core.settings import composed, settings
-from projects.syncdreamer import checkpoint, generate, scores, train, weights
-from projects.syncdreamer import evaluate as syncdreamer_evaluate
+from projects.syncdreamer import checkpoint, generate, prediction, train, weights
+from projects.syncdreamer import predict as syncdreamer_predict
 from projects.syncdreamer.model import Condition
 from projects.syncdreamer.sampler import sample
 from projects.syncdreamer.system import keep_masks
@@ -197,12 +197,12 @@ def test_a_fine_tuning_starts_from_zero123_where_the_file_is_one(tmp_path, monke
     assert asked == [tmp_path / "zero123.safetensors"]
 
 
-def evaluate(tmp_path, argument):
+def predict(tmp_path, argument):
     (tmp_path / "toybox").mkdir()
-    program = syncdreamer_evaluate.main.program
+    program = syncdreamer_predict.main.program
     typed = [f"root={tmp_path / 'toybox'}", "+experiment=syncdreamer/toybox", argument]
     cfg = settings(program, composed(program, [line for line in typed if line]))
-    scores.evaluate(cfg)
+    prediction.predict(cfg)
 
 
 @pytest.mark.parametrize(
@@ -210,14 +210,14 @@ def evaluate(tmp_path, argument):
     ["input_view=16", "input_view=-1", "objects_per_batch=0", "num_objects=0", "sample_steps=30", "sample_steps=0",
      "batch_view_num=0", "eta=2", "cfg_scale=-1", "precision=8"],
 )  # fmt: skip
-def test_an_evaluation_refuses_wrong_settings_before_it_reads_anything(argument, tmp_path):
+def test_a_prediction_refuses_wrong_settings_before_it_reads_anything(argument, tmp_path):
     with pytest.raises(BadConfig, match=argument):
-        evaluate(tmp_path, argument)
+        predict(tmp_path, argument)
 
 
-def test_an_evaluation_without_data_says_how_to_make_it(tmp_path):
+def test_a_prediction_without_data_says_how_to_make_it(tmp_path):
     with pytest.raises(BadData, match=r"no toybox in .* data_tools\.toybox"):
-        evaluate(tmp_path, "")
+        predict(tmp_path, "")
 
 
 def test_what_is_frozen_gets_no_gradient():

@@ -40,9 +40,18 @@ def scores_of(path, sha256):
     path.write_text(
         json.dumps(
             {
-                "summary": {"SyncDreamer (toybox)": {"PSNR (dB)": {"mean": 20.0}}},
-                "cpu_seconds_per_object": 4.0,
-                "provenance": {"weights": {"model.safetensors": sha256}, "command": "python -m measure"},
+                "protocol": {"hash": "abc"},
+                "summary": {"SyncDreamer": {"PSNR (dB)": {"mean": 20.0}}, "mean": {"PSNR (dB)": {"mean": 9.0}}},
+                "predictions": {
+                    "mean": {"method": "mean"},
+                    "SyncDreamer": {
+                        "method": "SyncDreamer",
+                        "weights": {"model.safetensors": sha256},
+                        "command": "python -m predict",
+                        "cpu_seconds": 4.0,
+                    },
+                },
+                "objects": {"SyncDreamer": {"test-00000": {"status": "SCORED", "scores": {"PSNR (dB)": 20.0}}}},
             }
         )
     )
@@ -67,8 +76,8 @@ def test_a_run_is_published_and_then_again_with_its_scores(finished, tmp_path, m
 
     publish.main([*arguments, f"scores={scores_of(tmp_path / 'scores.json', sha256_file(path))}"])
     again = json.loads((weights_file("toy").parent / "card.json").read_text())
-    assert again["files"] == card["files"] and again["measured_with"] == "python -m measure"
-    assert again["measured"]["SyncDreamer (toybox)"]["PSNR (dB)"]["mean"] == 20 and again["cpu_seconds_per_object"] == 4
+    assert again["files"] == card["files"] and again["measured_with"] == "python -m predict"
+    assert again["measured"]["SyncDreamer"]["PSNR (dB)"]["mean"] == 20 and again["cpu_seconds_per_object"] == 4
 
 
 def test_scores_of_other_weights_leave_what_was_published(finished, tmp_path, capsys):

@@ -1,6 +1,5 @@
-"""Held-out toybox objects -> views -> scores: per object, with means and 95% bootstrap intervals over objects."""
+"""Held-out toybox objects -> one view set each."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -16,83 +15,38 @@ from core.data.toybox import NUM_VIEWS, open_pack
 from core.device import PRECISIONS, autocast, choose_device
 from core.diffusion.samplers import uniform_timesteps
 from core.errors import BadConfig, BadRequest
-from core.files import atomic_file
-from core.images import contact_sheet, write_image
-from core.metrics.images import flip, psnr, ssim
-from core.metrics.summary import FLIP, PSNR, SSIM, mean_and_interval, table
-from core.models.bundled import weights_file
 from core.progress import console, progress_bar
 from core.provenance import provenance
 from core.training.randomness import generator
 from core.views import ViewSet, write_views
-from projects.syncdreamer.baselines import input_repeated, mean_view, nearest_object
 from projects.syncdreamer.pipeline import with_white_as_alpha
 from projects.syncdreamer.sampler import sample
 from projects.syncdreamer.system import SyncDreamerSystem
-from projects.syncdreamer.weights import MISSING, load_weights
-
-METRICS = {PSNR.name: psnr, SSIM.name: ssim, FLIP.name: flip}
+from projects.syncdreamer.weights import load_weights, weights_file
 
 
 @torch.no_grad()
-def evaluate(cfg: DictConfig) -> float:
-    """The program behind `python -m projects.syncdreamer.evaluate`; returns the model's mean PSNR."""
+def predict(cfg: DictConfig) -> None:
+    """The program behind `python -m projects.syncdreamer.predict`: writes `out/<object>` for every object."""
     check_settings(cfg)
     out, device = Path(cfg.out), choose_device(cfg.device)
-    path = weights_file(cfg.weights, advice=MISSING)
-    test, train = open_pack(cfg.root, cfg.split), open_pack(cfg.root, "train")
-    if not 1 <= cfg.num_objects <= len(test.uids):
-        raise BadConfig(
-            f"num_objects={cfg.num_objects} must lie between 1 and the {len(test.uids)} objects of {cfg.split}"
-        )
+    path = weights_file(cfg.weights)
+    pack = open_pack(cfg.root, cfg.split)
+    whole("num_objects", cfg.num_objects, most=len(pack.uids))
     system = instantiate(cfg.model)
     load_weights(system, path)
     system = system.eval().requires_grad_(False).to(device)
 
-    start = cfg.input_view
-    order = [(start + view) % NUM_VIEWS for view in range(NUM_VIEWS)]
     numbers = range(cfg.num_objects)
-    truth = torch.stack([test.pixels(i, order) for i in numbers])
-    inputs = torch.cat([test.pixels(i, [NUM_VIEWS + start]) for i in numbers])
-    elevations = torch.stack([test.elevations[i, start] for i in numbers])
-
+    inputs = torch.cat([pack.pixels(number, [NUM_VIEWS + cfg.input_view]) for number in numbers])
+    elevations = torch.stack([pack.elevations[number, cfg.input_view] for number in numbers])
     began = time.process_time()
     with autocast(device, cfg.precision):
         made = generate_all(system, inputs, elevations, cfg, device)
-    seconds = time.process_time() - began
-    answers = {
-        "SyncDreamer (toybox)": made,
-        "the input view, repeated": input_repeated(inputs),
-        "the mean training view": mean_view(train).expand(len(inputs), NUM_VIEWS, -1, -1, -1),
-        "the nearest training object": nearest_object(train, inputs),
-    }
-    scores = {name: score(views, truth) for name, views in answers.items()}
-    summary = {
-        name: {metric: mean_and_interval(values) for metric, values in per_metric.items()}
-        for name, per_metric in scores.items()
-    }
+    seconds = (time.process_time() - began) / len(inputs)
     record = provenance(OmegaConf.to_container(cfg, resolve=True), weights=[path], seed=cfg.seed)
-    result = {
-        "objects": [test.uids[i] for i in numbers],
-        "cpu_seconds_per_object": round(seconds / len(inputs), 2),
-        "summary": summary,
-        "per_object": {n: {m: [round(v, 5) for v in vs] for m, vs in s.items()} for n, s in scores.items()},
-        "provenance": record,
-    }
-    with atomic_file(out / "scores.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=1, default=str) + "\n")
-    text = table(summary)
-    with atomic_file(out / "table.md") as temporary:
-        temporary.write_text(text)
-    write_view_sets(system, made[: cfg.write_views], [test.uids[i] for i in numbers], out / "views", record)
-    for i in numbers:
-        rows = torch.cat([inputs[i : i + 1], truth[i], inputs[i : i + 1], made[i]])
-        write_image(out / "sheets" / f"{test.uids[i]}.png", (contact_sheet(rows, NUM_VIEWS + 1) + 1) / 2)
-    shown = torch.stack([torch.cat([inputs[i : i + 1], v[i, ::4]]) for i in numbers for v in (truth, made)])
-    write_image(out / "overview.png", (contact_sheet(rearrange(shown, "n v c h w -> (n v) c h w"), 20) + 1) / 2)
-    console.print(text, markup=False)
-    console.print(f"{out}: {seconds / len(inputs):.1f} CPU-seconds per object")
-    return summary["SyncDreamer (toybox)"][PSNR.name]["mean"]
+    write_view_sets(system, made, pack.uids, out, record | {"cpu_seconds": round(seconds, 2)})
+    console.print(f"{out}: {len(inputs)} objects, {seconds:.1f} CPU-seconds each", markup=False)
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -156,9 +110,3 @@ def write_view_sets(
     for name, views in zip(names, made, strict=False):
         views_of_object = ViewSet(with_white_as_alpha((views + 1) / 2), cameras, name, provenance=record)
         write_views(folder / name, views_of_object, overwrite=True)
-
-
-def score(views: Float[Tensor, "n v 3 h w"], truth: Float[Tensor, "n v 3 h w"]) -> dict[str, list[float]]:
-    """Per metric, the mean over the 16 views of each object, after rounding to 8 bits as a file would."""
-    views, truth = (((x + 1) * 127.5).round().clamp(0, 255) / 255 for x in (views, truth))
-    return {name: metric(views, truth).double().mean(dim=1).tolist() for name, metric in METRICS.items()}
