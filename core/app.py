@@ -10,7 +10,8 @@
 
 `cfg` arrives resolved and holds only what the program reads: the keys that its top file in `conf/` states, and the
 groups in `reads`. An overlay may hold sections for several programs; what this one does not read is dropped. What the
-user typed is never ignored: a key that no program or only another program reads is refused.
+user typed is never ignored: a key that no program or only another program reads is refused. Values that need more than
+their default's kind to be judged are refused by the program's `check`, also under --dry-run and before torch loads.
 
 Exit codes: 0 done, 1 a bug (with its traceback), 2 the user's fault (`error: <line>`), 130 interrupted.
 """
@@ -47,13 +48,19 @@ class _Carried(BaseException):
 
 
 def app(
-    *, config_name: str, reads: Sequence[str] | None = None, conf: Path = CONF
+    *,
+    config_name: str,
+    reads: Sequence[str] | None = None,
+    check: Callable[[dict[str, Any]], None] | None = None,
+    conf: Path = CONF,
 ) -> Callable[[Callable[[DictConfig], Any]], Any]:
     """Turn `main(cfg)` into a program.
 
     Args:
         config_name: Its top file in `conf/`, without `.yaml`.
         reads: The groups it reads; by default those for which the top file chooses an option.
+        check: Raises a BadConfig for settings that `main` would refuse. It gets what `main` reads, as plain dicts and
+            lists, and imports nothing heavy: it answers before torch loads.
         conf: The folder of the configs.
 
     Returns:
@@ -63,7 +70,8 @@ def app(
 
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[..., None]:
         doc = (main.__doc__ or sys.modules[main.__module__].__doc__ or config_name).strip().split("\n\n")[0]
-        program = Program(config_name, tuple(reads) if reads is not None else None, " ".join(doc.split()), conf)
+        groups = tuple(reads) if reads is not None else None
+        program = Program(config_name, groups, " ".join(doc.split()), conf, check)
 
         @functools.wraps(main)
         def run(argv: Sequence[str] | None = None) -> None:

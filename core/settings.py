@@ -10,7 +10,7 @@ import functools
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Program:
     reads: tuple[str, ...] | None
     doc: str
     conf: Path = CONF
+    check: Callable[[dict[str, Any]], None] | None = None
 
     @property
     def keys(self) -> set[str]:
@@ -180,7 +181,8 @@ def settings(program: Program, cfg: DictConfig) -> DictConfig:
     """What the program reads of a composed config: resolved, complete, and closed to new keys.
 
     Raises:
-        BadConfig: a missing value, an interpolation that cannot be resolved, or a wrong type.
+        BadConfig: a missing value, an interpolation that cannot be resolved, a wrong type, or what the program's own
+            check refuses.
     """
     sections = known_sections(program, cfg)
     missing = sorted(key for key in _flat(cfg) if key.split(".")[0] in sections and _is_missing(cfg, key))
@@ -195,6 +197,8 @@ def settings(program: Program, cfg: DictConfig) -> DictConfig:
             read[key] = str(read[key])
         if not fits(read[key], annotation):
             raise BadConfig(f"{key}={read[key]}: expected {describe(annotation)}")
+    if program.check is not None:
+        program.check(read)
     return OmegaConf.create(read, flags={"struct": True})
 
 

@@ -49,3 +49,13 @@ def pixel_rays(cameras: Cameras, *, offset: float = 0.5) -> Rays:
     to_world = cameras.poses[..., :3, :3] @ torch.linalg.inv(cameras.intrinsics)
     directions = F.normalize(torch.einsum("...ij,hwj->...hwi", to_world, homogeneous), dim=-1)
     return Rays(cameras.poses[..., None, None, :3, 3].expand_as(directions), directions)
+
+
+def most_facing(
+    points: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"], eyes: Float[Tensor, "v 3"]
+) -> Float[Tensor, "n 3"]:
+    """Unit directions to surface points from that eye which they face most; against the normal where they face none."""
+    to_eyes = F.normalize(eyes - points[:, None], dim=-1)
+    facing, eye = torch.einsum("nvk,nk->nv", to_eyes, normals).max(dim=1)
+    chosen = torch.take_along_dim(to_eyes, eye[:, None, None], dim=1)[:, 0]
+    return -torch.where(facing[:, None] > 0, chosen, normals)

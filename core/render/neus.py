@@ -13,6 +13,7 @@ from einops import repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from core.cameras.rays import most_facing
 from core.config import number, whole
 from core.errors import BadConfig
 from core.fields.sdf import SDFNetwork, SurfaceColor
@@ -226,13 +227,23 @@ class NeuS(nn.Module):
         return render.rgb, render.mask
 
     @torch.no_grad()
-    def surface_color(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-        """Colour of surface points seen head-on."""
-        _, features, gradient = self.sdf.with_gradient(points)
-        return self.color(points, gradient, nn.functional.normalize(gradient, dim=-1), features)
+    def surface_color(
+        self, points: Float[Tensor, "n 3"], eyes: Float[Tensor, "v 3"], *, chunk: int = 1 << 15
+    ) -> Float[Tensor, "n 3"]:
+        """Colour of surface points, each seen from that eye which it faces most: in other directions nothing was fitted.
 
-    def surface(self, resolution: int = 512, *, chunk: int = 1 << 16) -> Mesh:
-        """The zero level set on a grid of `resolution` points per axis, with vertex colours."""
+        Args:
+            eyes: where the cameras of the fitted views stand.
+        """
+        return torch.cat([self._seen(part, eyes) for part in points.split(chunk)])
+
+    def _seen(self, points: Float[Tensor, "n 3"], eyes: Float[Tensor, "v 3"]) -> Float[Tensor, "n 3"]:
+        _, features, gradient = self.sdf.with_gradient(points)
+        directions = most_facing(points, nn.functional.normalize(gradient, dim=-1), eyes)
+        return self.color(points, gradient, -directions, features)
+
+    def surface(self, resolution: int = 512, *, eyes: Float[Tensor, "v 3"], chunk: int = 1 << 16) -> Mesh:
+        """The zero level set on a grid of `resolution` points per axis, with the colours that `eyes` see."""
         device = self.variance.device
 
         def distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
@@ -241,8 +252,7 @@ class NeuS(nn.Module):
 
         values = sample_grid(distance, resolution, self.bound, device=device, chunk=chunk)
         mesh = extract_surface(values, level=0.0, bound=self.bound, inside_is_below=True, what="signed distance")
-        parts = mesh.vertices.to(device).split(chunk)
-        return replace(mesh, colors=torch.cat([self.surface_color(part) for part in parts]).cpu())
+        return replace(mesh, colors=self.surface_color(mesh.vertices.to(device), eyes.to(device)).cpu())
 
 
 def soft_l1(prediction: Float[Tensor, "n c"], target: Float[Tensor, "n c"]) -> Float[Tensor, ""]:

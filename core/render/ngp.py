@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core.cameras.rays import most_facing
 from core.config import number, whole
 from core.fields.radiance import NGPField
 from core.mesh.extract import extract_surface, sample_grid
@@ -18,6 +19,8 @@ from core.render.neus import soft_l1
 from core.render.occupancy import OccupancyGrid
 from core.render.volume import composite, density_weights, ray_box
 from core.types import Mesh, Rays
+
+OUTSIDE = 0.05  # how far in front of a surface point the ray that colours it begins: beyond the fog, before other parts
 
 
 class NGP(nn.Module):
@@ -108,21 +111,33 @@ class NGP(nn.Module):
         """Colour over white, and opacity."""
         return self.render(rays)
 
-    def surface(self, resolution: int = 512, *, chunk: int = 1 << 16) -> Mesh:
-        """The surface of density `density_threshold`, with the colours seen when looking against its normals."""
+    def surface(self, resolution: int = 512, *, eyes: Float[Tensor, "v 3"], chunk: int = 1 << 16) -> Mesh:
+        """The surface of density `density_threshold`, with the colours that `eyes` see (`surface_color`)."""
         device = self.grid.values.device
         values = sample_grid(self._density, resolution, self.field.bound, device=device, chunk=chunk)
         mesh = extract_surface(
             values, level=self.density_threshold, bound=self.field.bound, inside_is_below=False, what="density"
         )
-        parts = [self.surface_color(part) for part in mesh.vertices.to(device).split(chunk)]
-        return replace(mesh, colors=torch.cat(parts).cpu())
+        return replace(mesh, colors=self.surface_color(mesh.vertices.to(device), eyes.to(device)).cpu())
 
-    def surface_color(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-        """Colour of surface points seen against their normals."""
+    def surface_color(
+        self, points: Float[Tensor, "n 3"], eyes: Float[Tensor, "v 3"], *, chunk: int = 1 << 12
+    ) -> Float[Tensor, "n 3"]:
+        """Colour of surface points, each seen from that eye which it faces most.
+
+        No loss constrains the colour at a point, nor that in a direction from which no view looked; only what rays of
+        the views composite to is known. So each point is rendered, by a ray from just outside, as a view saw it.
+
+        Args:
+            eyes: where the cameras of the fitted views stand.
+        """
+        return torch.cat([self._seen(part, eyes) for part in points.split(chunk)])
+
+    def _seen(self, points: Float[Tensor, "n 3"], eyes: Float[Tensor, "v 3"]) -> Float[Tensor, "n 3"]:
         with torch.enable_grad():
             points = points.detach().requires_grad_(True)
-            density, features = self.field.density(points)
-            (inward,) = torch.autograd.grad(density.sum(), points)  # density grows inward, as the view direction does
-        with torch.no_grad():
-            return self.field.color(nn.functional.normalize(inward, dim=-1), features.detach())
+            (inward,) = torch.autograd.grad(self._density(points).sum(), points)
+        points = points.detach()
+        directions = most_facing(points, nn.functional.normalize(-inward, dim=-1), eyes)
+        color, opacity = self.look(Rays(points - directions * (self.min_near + OUTSIDE), directions))
+        return ((color - (1 - opacity)) / opacity.clamp(min=1e-4)).clamp(0, 1)

@@ -145,11 +145,17 @@ def make_asset(views: ViewSet, cfg: Mapping[str, Any], work: Path) -> dict[str, 
     losses = instantiate(cfg["fit"])(field, pixels, seed=cfg["seed"], folder=work, name=f"{cfg['method']} {views.name}")
     seconds["fit"], clock = time.process_time() - clock, time.process_time()
 
-    mesh, report = clean_mesh(field.surface(cfg["mesh"]["resolution"]), min_component=cfg["mesh"]["min_component"])
+    eyes = shrunk.cameras.centers
+    found = field.surface(cfg["mesh"]["resolution"], eyes=eyes)
+    mesh, report = clean_mesh(found, min_component=cfg["mesh"]["min_component"])
     write_mesh(work / "mesh.ply", mesh)
     textured = None
     if cfg["mesh"]["texture_size"]:
-        textured = bake_texture(mesh, size=cfg["mesh"]["texture_size"], color_at=_painter(field, device))
+        textured = bake_texture(
+            mesh,
+            size=cfg["mesh"]["texture_size"],
+            color_at=lambda points: field.surface_color(points.to(device), eyes.to(device)).cpu(),
+        )
         write_mesh(work / "mesh.obj", textured)
     write_mesh(work / "mesh.glb", textured or mesh)
     seconds["mesh"], clock = time.process_time() - clock, time.process_time()
@@ -166,11 +172,6 @@ def make_asset(views: ViewSet, cfg: Mapping[str, Any], work: Path) -> dict[str, 
         "turntable": {"file": written.name, "through": turntable.through},
         "cpu_seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
-
-
-def _painter(field: Any, device: torch.device, chunk: int = 1 << 15) -> Callable[[Tensor], Tensor]:
-    """The field's surface colours, for any number of points."""
-    return lambda points: torch.cat([field.surface_color(part.to(device)).cpu() for part in points.split(chunk)])
 
 
 def shrink(views: ViewSet, max_size: int | None) -> ViewSet:
