@@ -33,6 +33,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         with _os_errors_as_bad_output(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
+            _share(temporary)
             _fsync(temporary)
             temporary.replace(path)
             _fsync(path.parent)
@@ -59,6 +60,7 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
             yield temporary
             for folder, _, names in os.walk(temporary):
                 for name in names:
+                    _share(Path(folder, name))
                     _fsync(Path(folder, name))
                 _fsync(Path(folder))
             if overwrite and os.path.lexists(path):
@@ -136,6 +138,13 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     elif os.path.lexists(path):
         path.unlink(missing_ok=True)
+
+
+def _share(path: Path) -> None:
+    """Gives a file the permissions of an ordinary new one: safetensors makes files that only their owner may read."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def _fsync(path: Path) -> None:

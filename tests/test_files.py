@@ -3,6 +3,8 @@ import hashlib
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from core.errors import BadImage, BadMesh, BadOutput
 from core.files import atomic_file, atomic_folder, list_inputs, natural_key, sha256_file
@@ -132,3 +134,14 @@ def test_a_list_of_other_files_speaks_of_them(tmp_path):
     assert list_inputs(str(tmp_path), (".glb", ".ply")) == [tmp_path / "a.PLY"]
     with pytest.raises(BadMesh, match="holds no mesh files"):
         list_inputs(str(tmp_path), (".glb", ".obj"), what="mesh", fault=BadMesh)
+
+
+def test_files_of_libraries_that_keep_them_private_get_ordinary_permissions(tmp_path):
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    with atomic_file(tmp_path / "file.safetensors") as temporary:
+        save_file({"x": torch.zeros(1)}, temporary)
+    with atomic_folder(tmp_path / "folder") as temporary:
+        save_file({"x": torch.zeros(1)}, temporary / "model.safetensors")
+    for path in (tmp_path / "file.safetensors", tmp_path / "folder" / "model.safetensors"):
+        assert path.stat().st_mode == ordinary.stat().st_mode

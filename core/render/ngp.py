@@ -20,7 +20,9 @@ from core.render.occupancy import OccupancyGrid
 from core.render.volume import composite, density_weights, ray_box
 from core.types import Mesh, Rays
 
-OUTSIDE = 0.05  # how far in front of a surface point the ray that colours it begins: beyond the fog, before other parts
+# The ray that colours a surface point begins so far in front of it (beyond the fog, before other parts) and ends so far
+# behind it, where the surface has become opaque.
+OUTSIDE, INSIDE = 0.05, 0.15
 
 
 class NGP(nn.Module):
@@ -73,11 +75,13 @@ class NGP(nn.Module):
         return self.field.density(points)[0]
 
     def render(
-        self, rays: Rays, jitter: Float[Tensor, "rays 1"] | None = None
+        self, rays: Rays, jitter: Float[Tensor, "rays 1"] | None = None, *, reach: float = math.inf
     ) -> tuple[Float[Tensor, "rays 3"], Float[Tensor, "rays 1"]]:
-        """Colour over white, and opacity."""
+        """Colour over white, and opacity; nothing farther than `reach` from the rays' origins is seen."""
         near, far, hit = ray_box(rays, self.field.bound, self.min_near)
-        num_sections = math.ceil(2 * math.sqrt(3) * self.field.bound / self.section)
+        far = far.clamp(max=reach)
+        longest = min(2 * math.sqrt(3) * self.field.bound, reach - self.min_near)
+        num_sections = math.ceil(longest / self.section)
         starts = near[:, None] + self.section * torch.arange(num_sections, device=near.device)
         if jitter is not None:
             starts = starts + (jitter - 1) * self.section
@@ -139,5 +143,7 @@ class NGP(nn.Module):
             (inward,) = torch.autograd.grad(self._density(points).sum(), points)
         points = points.detach()
         directions = most_facing(points, nn.functional.normalize(-inward, dim=-1), eyes)
-        color, opacity = self.look(Rays(points - directions * (self.min_near + OUTSIDE), directions))
+        start = self.min_near + OUTSIDE
+        with torch.no_grad():
+            color, opacity = self.render(Rays(points - directions * start, directions), reach=start + INSIDE)
         return ((color - (1 - opacity)) / opacity.clamp(min=1e-4)).clamp(0, 1)

@@ -26,30 +26,17 @@ from core.fitting.turntable import Turntable, look_through
 from core.media import write_video
 from core.render.neus import NeuS, near_far
 from core.settings import composed, settings
-from core.views import ViewSet, write_views
+from core.views import write_views
 from projects.benchmark import assets
 from projects.benchmark.assets import find_items, shrink
 from projects.benchmark.reconstruct import main
+from tests.projects.benchmark.balls import RADIUS, ball_views
 
-RADIUS = 0.35
 TINY = [
     "field.sdf.hidden_dim=16", "field.sdf.feature_dim=4", "field.sdf.num_layers=2", "field.color.hidden_dim=8",
     "field.num_coarse=8", "field.num_fine=8", "fit.steps=4", "fit.num_random=32", "fit.num_foreground=16",
     "mesh.resolution=20", "mesh.texture_size=0", "turntable.num_frames=2", "turntable.size=17",
 ]  # fmt: skip
-
-
-def ball_views(size: int = 24, name: str = "ball") -> ViewSet:
-    """A ball, red above and blue below, seen by SyncDreamer's cameras."""
-    cameras = rig("syncdreamer", size=size)
-    rays = pixel_rays(cameras)
-    middle = -(rays.origins * rays.directions).sum(-1, keepdim=True)
-    closest = rays.origins + rays.directions * middle
-    inside = RADIUS**2 - closest.square().sum(-1, keepdim=True)
-    hit = closest - rays.directions * inside.clamp(min=0).sqrt()
-    upper = (hit[..., 2:] > 0).float()
-    rgba = torch.cat([upper, torch.zeros_like(upper), 1 - upper, (inside > 0).float()], dim=-1)
-    return ViewSet(rgba.permute(0, 3, 1, 2).contiguous(), cameras, name)
 
 
 def tiny_neus(seed: int = 0) -> NeuS:
@@ -334,7 +321,7 @@ def test_rays_that_miss_the_cube_see_white():
 
 def test_a_turntable_films_the_mesh_and_the_field():
     neus = tiny_neus()
-    mesh = neus.surface(20)
+    mesh = neus.surface(20, eyes=torch.eye(3))
     through_mesh = Turntable(num_frames=3, size=16, through="mesh")(neus, mesh)
     assert through_mesh.shape == (3, 3, 16, 16) and through_mesh[:, :, 0, 0].min() == 1
     through_field = Turntable(num_frames=1, size=16)(neus, mesh)
