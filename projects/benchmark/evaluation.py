@@ -14,7 +14,7 @@ from torch import Tensor
 from core.config import instantiate
 from core.errors import BadConfig, BadOutput, BadViewSet, UserError
 from core.files import atomic_file, natural_key
-from core.images import read_image
+from core.images import contact_sheet, read_image, write_image
 from core.mesh.export import read_mesh
 from core.metrics.summary import mean_and_interval, table
 from core.progress import console, progress_bar
@@ -67,7 +67,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     with atomic_file(out / "table.md") as temporary:
         temporary.write_text(table(rows), encoding="utf-8")
-    write_page(out / "report.html", protocol, names, methods, gt, result)
+    shown = beside_truth(protocol, names, methods, gt, result)
+    write_page(out / "report.html", protocol, shown, result)
+    if shown:
+        write_image(out / "overview.png", overview(shown))
     console.print(table(rows), markup=False)
     short_hash = result["protocol"]["hash"][:12]
     console.print(f"protocol {protocol.name}, hash {short_hash}; {out / 'report.html'}", markup=False)
@@ -192,15 +195,10 @@ def refuse_gaps(outcomes: Mapping[str, Mapping[str, Outcome]], out: Path) -> Non
         )
 
 
-def write_page(
-    path: Path,
-    protocol: Protocol,
-    names: Sequence[str],
-    methods: Mapping[str, Path],
-    gt: Path,
-    result: Mapping[str, Any],
-) -> None:
-    """The table, what was not scored and why, and the first method's objects beside the truth."""
+def beside_truth(
+    protocol: Protocol, names: Sequence[str], methods: Mapping[str, Path], gt: Path, result: Mapping[str, Any]
+) -> list[ReportItem]:
+    """The first method's scored objects with the truth, as far as images are measured."""
     first, pred = next(iter(methods.items()))
     items = []
     for name in names[:MOST_SHOWN] if protocol.images else []:
@@ -217,6 +215,22 @@ def write_page(
                 caption=", ".join(f"{column} {value:.4g}" for column, value in scores.items()),
             )
         )
+    return items
+
+
+def overview(items: Sequence[ReportItem], columns: int = 8) -> Float[Tensor, "3 h w"]:
+    """Per object a row of true views above one of predicted views, evenly chosen."""
+    rows = []
+    for item in items:
+        assert item.truth is not None
+        chosen = torch.linspace(0, len(item.views), columns + 1)[:columns].long()
+        rows += [item.truth[chosen], item.views[chosen]]
+    return contact_sheet(torch.cat(rows), columns)
+
+
+def write_page(path: Path, protocol: Protocol, items: Sequence[ReportItem], result: Mapping[str, Any]) -> None:
+    """The table, what was not scored and why, and the objects in `items`."""
+    methods = list(result["objects"])
     gaps = [
         f"{method}, {name}: {outcome['status']} ({outcome['cause']})"
         for method, found in result["objects"].items()
@@ -226,8 +240,8 @@ def write_page(
     missing = f" Not scored: {'; '.join(gaps)}." if gaps else ""
     write_report(
         path,
-        title=f"{', '.join(methods)}: {len(names)} objects",
-        summary=f"{protocol.what} Below: {first} beside the truth.{missing}",
+        title=f"{', '.join(methods)}: {protocol.name}",
+        summary=f"{protocol.what} Below: {methods[0]} beside the truth.{missing}",
         items=items,
         metrics=result["summary"],
         provenance={"protocol": result["protocol"], **result["provenance"]},

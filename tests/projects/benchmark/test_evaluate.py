@@ -12,6 +12,7 @@ import trimesh
 from core.cameras.rigs import rig
 from core.config import CONF, instantiate
 from core.errors import BadConfig, BadData, BadMesh, UserError
+from core.images import read_image
 from core.mesh.export import read_mesh, write_mesh
 from core.settings import composed, settings
 from core.types import Mesh
@@ -79,6 +80,7 @@ def test_equal_views_score_the_best_and_shifted_blurred_and_constant_ones_worse(
     for name in changes:
         assert summary[name]["PSNR (dB)"]["mean"] < 30 and summary[name]["FLIP"]["mean"] > 0.02, name
         assert summary[name]["SSIM"]["mean"] < 0.99, name
+    assert read_image(folders / "out" / "overview.png").shape[1:] == (2 * SIZE, 8 * SIZE)
     table = (folders / "out" / "table.md").read_text()
     assert "| same | 1 of 30 | **100.00 [100.00, 100.00]** |" in table
 
