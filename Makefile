@@ -73,7 +73,7 @@ eval: toybox ## measure the bundled weights on the 30 test objects again (the ta
 		'pred={SyncDreamer: outputs/eval/syncdreamer, the input repeated: outputs/eval/trivial/input-repeated, the mean training view: outputs/eval/trivial/mean-view, the nearest training object: outputs/eval/trivial/nearest-object}'
 	$(RUN) -m projects.benchmark.reconstruct views='outputs/eval/syncdreamer/test-0000[0-7]' method=neus preset=toybox out=outputs/eval/meshes
 	$(RUN) -m projects.benchmark.evaluate protocol=toybox_shapes gt=data/toybox/test out=outputs/eval/shapes \
-		'pred={"SyncDreamer, then NeuS": outputs/eval/meshes, a sphere: outputs/eval/trivial/sphere}'
+		'pred={SyncDreamer then NeuS: outputs/eval/meshes, a sphere: outputs/eval/trivial/sphere}'
 
 clean: ## remove outputs, multiruns and caches
 	rm -rf outputs multirun .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -73,7 +73,8 @@ def prepare(argv: Sequence[str], program: Program) -> list[str]:
 
 def quoted(value: str) -> str:
     """`value` in quotes, unless Hydra reads it as it stands or it is written in Hydra's own grammar already."""
-    written_for_hydra = (value[:1], value[-1:]) in {("'", "'"), ('"', '"'), ("[", "]")} or "${" in value
+    quotes = {("'", "'"), ('"', '"'), ("[", "]"), ("{", "}")}
+    written_for_hydra = (value[:1], value[-1:]) in quotes or "${" in value
     if written_for_hydra or re.fullmatch(r"[\w./-]*", value, re.ASCII):
         return value
     return QuotedString(text=value, quote=Quote.single).with_quotes()

@@ -146,6 +146,12 @@ def test_each_protocol_builds_and_its_hash_is_of_what_decides_a_number(name):
     assert protocol_hash(plain) == protocol_hash(plain | {"what": "other words"}) != protocol_hash(plain | {"size": 32})
 
 
+def test_methods_are_named_on_the_command_line(folders, capsys):
+    methods = f"pred={{same views: {folders / 'same'}, again: {folders / 'same'}}}"
+    program.main([methods, f"gt={folders / 'gt'}", "protocol=toybox", f"out={folders / 'out'}"])
+    assert list(written(folders)["summary"]) == ["same views", "again"]
+
+
 def test_a_measure_that_does_not_exist_or_takes_no_such_setting_is_refused(folders):
     with pytest.raises(BadConfig, match="sigma"):
         run(folders, f"pred={folders / 'same'}", "+protocol.images.SSIM.sigma=1")
