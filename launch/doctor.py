@@ -22,7 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Optional packages: distribution, module, what it is for, what is used without it.
 ACCELERATORS = (
-    ("xformers", "xformers", "attention on a GPU", "torch's scaled_dot_product_attention (backend=torch)"),
+    (
+        "xformers",
+        "xformers",
+        "self-attention of UNets on a GPU (model.denoiser.attention=xformers)",
+        "torch's scaled_dot_product_attention",
+    ),
     ("tinycudann", "tinycudann", "hash grid and small MLPs on a GPU", "the plain-torch hash grid, same parameters"),
     (
         "nvdiffrast",

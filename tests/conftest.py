@@ -11,6 +11,9 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import pytest
 from hypothesis import settings
 
+# Its files are no test files by name (tests/projects/syncdreamer/test_golden.py collects them), so pytest must be told.
+pytest.register_assert_rewrite("tests.projects.syncdreamer.golden")
+
 settings.register_profile("turntable", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("turntable")
 

@@ -1,11 +1,11 @@
-"""Attention processors for a stock diffusers UNet: joint attention over views, and cross-attention to one token."""
+"""Attention processors for a stock diffusers UNet: joint attention over views, attention to one token, xformers."""
 
 from collections.abc import Iterator
 
 from einops import rearrange
 from torch import Tensor, nn
 
-from core.attention.backend import attention
+from core.attention.backend import attention, xformers_attention
 
 
 class MultiViewAttnProcessor:
@@ -47,6 +47,14 @@ def use_single_token_cross_attention(unet: nn.Module) -> None:
     for name, module in unet.named_modules():
         if name.endswith("attn2"):
             module.set_processor(SingleTokenAttnProcessor())
+
+
+def use_xformers_self_attention(unet: nn.Module) -> None:
+    """Let every self-attention (`attn1`) of a diffusers UNet use xformers' kernel; BadConfig where there is none."""
+    xformers_attention()
+    for name, module in unet.named_modules():
+        if name.endswith("attn1"):
+            module.set_processor(MultiViewAttnProcessor(num_views=1, backend="xformers"))
 
 
 def idle_parameters(unet: nn.Module) -> Iterator[nn.Parameter]:

@@ -12,12 +12,6 @@ from core.errors import BadMesh
 from core.types import Mesh
 
 
-def cube_grid(resolution: int, bound: float, *, device: torch.device | str = "cpu") -> Float[Tensor, "n 3"]:
-    """`resolution`^3 points that include the corners of [-bound, bound]^3; x slowest, z fastest."""
-    axis = torch.linspace(-bound, bound, resolution, device=device)
-    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
-
-
 @torch.no_grad()
 def sample_grid(
     field: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n"]],
@@ -27,7 +21,7 @@ def sample_grid(
     device: torch.device | str = "cpu",
     chunk: int = 1 << 16,
 ) -> Float[Tensor, "r r r"]:
-    """Values of `field` at the grid's points, indexed [x, y, z]."""
+    """Values of `field` at `resolution`^3 points that include the corners of [-bound, bound]^3, indexed [x, y, z]."""
     axis = torch.linspace(-bound, bound, resolution, device=device)
     rows = max(1, chunk // resolution**2)
     slabs = []

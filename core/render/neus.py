@@ -230,7 +230,7 @@ class NeuS(nn.Module):
     def surface_color(
         self, points: Float[Tensor, "n 3"], eyes: Float[Tensor, "v 3"], *, chunk: int = 1 << 15
     ) -> Float[Tensor, "n 3"]:
-        """Colour of surface points, each seen from that eye which it faces most: in other directions nothing was fitted.
+        """Colour of surface points, each seen from that eye which it faces most: other directions were never fitted.
 
         Args:
             eyes: where the cameras of the fitted views stand.

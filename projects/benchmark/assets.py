@@ -13,14 +13,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from core.batch import run_batch
-from core.cameras.rigs import RIGS
-from core.config import instantiate, number, one_of, whole
+from core.config import instantiate
 from core.device import choose_device
 from core.errors import BadOutput, BadRequest, BadViewSet
-from core.files import atomic_file, natural_key, sha256_file
+from core.files import atomic_file, natural_key, output_names, sha256_file
 from core.fitting.pixels import Pixels
 from core.media import write_video
 from core.mesh.clean import clean_mesh
@@ -45,7 +43,7 @@ class Item:
 
 def reconstruct_all(cfg: Mapping[str, Any], out: Path) -> None:
     """Reconstruct what `cfg["views"]` names; of several view sets a bad one is recorded and passed over."""
-    check_settings(cfg)
+    choose_device(cfg["device"])
     items = find_items(cfg["views"], out, rig=cfg["rig"])
 
     def work(item: Item) -> dict[str, Any]:
@@ -53,26 +51,7 @@ def reconstruct_all(cfg: Mapping[str, Any], out: Path) -> None:
         print(f"{line['status']}: {item.views} -> {item.folder}")
         return line
 
-    run_batch(items, work, out=out, settings=None, name=lambda item: str(item.views))
-
-
-def check_settings(cfg: Mapping[str, Any]) -> None:
-    """Refuse, before any work, what would fail only after the fit or at every view set."""
-    choose_device(cfg["device"])
-    image, mesh = cfg["image"], cfg["mesh"]
-    if image["max_size"] is not None:
-        whole("image.max_size", image["max_size"], least=8)
-    number("image.pixel_offset", image["pixel_offset"], 0, 1)
-    whole("mesh.resolution", mesh["resolution"], least=8)
-    number("mesh.min_component", mesh["min_component"], 0, 1)
-    if mesh["texture_size"] != 0:  # 0: vertex colours alone
-        whole("mesh.texture_size", mesh["texture_size"], least=16)
-    if cfg["rig"] is not None:
-        one_of("rig", cfg["rig"], sorted(RIGS))
-    instantiate(cfg["fit"])
-    instantiate(cfg["turntable"])
-    with torch.random.fork_rng(devices=[]):
-        instantiate(cfg["field"])
+    run_batch(items, work, out=out, name=lambda item: str(item.views))
 
 
 def find_items(spec: str, out: Path, *, rig: str | None) -> list[Item]:
@@ -90,8 +69,7 @@ def find_items(spec: str, out: Path, *, rig: str | None) -> list[Item]:
         )
     if len(folders) == 1:
         return [Item(folders[0], out)]
-    root = os.path.commonpath([folder.resolve() for folder in folders])
-    names = ["_".join(folder.resolve().relative_to(root).parts) for folder in folders]
+    names = output_names(folders, keep_suffix=True)
     return [Item(folder, out / name) for folder, name in zip(folders, names, strict=True)]
 
 

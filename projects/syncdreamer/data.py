@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.checkpoints.load import read_legacy_pickle
+from core.config import whole
 from core.errors import BadData
 from core.images import from_pil, prepare_input, read_image, to_pil, training_image
 
@@ -48,6 +49,7 @@ class ValidationPictures:
     """
 
     def __init__(self, *, folder: str, image_size: int = 256, crop_size: int = 200) -> None:
+        whole("crop_size", crop_size, most=image_size)
         self.paths = sorted(Path(folder).glob("*.png"))
         if not self.paths:
             raise BadData(f"no pictures *.png in {folder!r}; name them like chair-20.png (20 degrees high)")
@@ -61,6 +63,15 @@ class ValidationPictures:
         """`input_pixels` [3, H, W] in [-1, 1], `input_elevation` [1] in radians."""
         pixels = prepare_input(read_image(self.paths[index]), crop_size=self.crop_size, size=self.image_size)
         return {"input_pixels": pixels, "input_elevation": torch.tensor([math.radians(self.elevations[index])])}
+
+
+def validation_pictures(
+    *, folder: str | None, image_size: int = 256, crop_size: int = 200
+) -> ValidationPictures | None:
+    """The pictures of a folder; None stands for no pictures."""
+    if folder is None:
+        return None
+    return ValidationPictures(folder=folder, image_size=image_size, crop_size=crop_size)
 
 
 def _elevation_deg(path: Path) -> int:

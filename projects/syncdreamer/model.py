@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from core.attention.depth import DepthTransformer
-from core.attention.multiview import use_single_token_cross_attention
+from core.attention.multiview import use_single_token_cross_attention, use_xformers_self_attention
 from core.cameras.embeddings import polar_embedding
 from core.cameras.poses import from_world_to_camera
 from core.cameras.rigs import syncdreamer as syncdreamer_rig
@@ -57,6 +57,7 @@ class SyncDreamer(nn.Module):
         view_dim: int = 4,
         num_heads: int = 4,
         folded_attention: bool = True,
+        attention: Literal["torch", "xformers"] = "torch",
         recompute: bool = False,
         prediction: Literal["noise", "velocity"] = "noise",
         beta_end: float = 0.012,
@@ -65,6 +66,7 @@ class SyncDreamer(nn.Module):
         Args:
             volume_channels: of the frustum volumes, finest first.
             folded_attention: the fast depth attention; same numbers.
+            attention: the kernel of the UNet's self-attention; the same to rounding.
             recompute: recompute activations in the backward pass instead of keeping them.
             prediction: what the UNet's output means; published weights give the noise. From scratch, at toybox
                 scale, the velocity learns the condition far sooner: an error of the image hardly shows in much noise.
@@ -78,6 +80,8 @@ class SyncDreamer(nn.Module):
         self.prediction = prediction
         self.unet = unet
         use_single_token_cross_attention(unet)
+        if attention == "xformers":
+            use_xformers_self_attention(unet)
         self.volume = volume
         context_dim = unet.config.cross_attention_dim
         self.time_embedding = nn.Sequential(nn.Linear(time_dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))

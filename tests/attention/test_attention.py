@@ -1,5 +1,7 @@
 """Attention: fast paths equal their plain definitions."""
 
+import sys
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -12,6 +14,7 @@ from core.attention.multiview import (
     SingleTokenAttnProcessor,
     idle_parameters,
     use_single_token_cross_attention,
+    use_xformers_self_attention,
 )
 from core.errors import BadConfig
 from core.models.unet import walk_unet
@@ -99,6 +102,14 @@ def test_an_unknown_backend_is_refused_with_the_known_ones():
     q = torch.zeros(1, 1, 2, 4)
     with pytest.raises(BadConfig, match="torch, xformers"):
         attention(q, q, q, backend="flash9")
+
+
+def test_xformers_is_refused_where_it_is_not_installed(unet, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xformers", None)
+    before = unet.attn_processors
+    with pytest.raises(BadConfig, match=r"attention=xformers is not usable here.*attention=torch"):
+        use_xformers_self_attention(unet)
+    assert unet.attn_processors == before
 
 
 @pytest.mark.parametrize("size", [2, 8])

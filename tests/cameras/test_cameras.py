@@ -25,6 +25,7 @@ from core.cameras import (
     unproject,
 )
 from core.cameras.poses import from_world_to_camera, swap_world_up
+from core.cameras.rays import most_facing
 from core.errors import BadCamera, BadRequest
 
 ANGLES = st.floats(-math.pi, math.pi, allow_nan=False)
@@ -126,6 +127,14 @@ def test_resizing_a_camera_moves_no_ray():
     cameras = rig("random", size=8, num_views=2)
     points = torch.rand(2, 5, 3) - 0.5
     assert_close(project(points, cameras.scaled(16, 24))[0], project(points, cameras)[0] * torch.tensor([2.0, 3.0]))
+
+
+def test_a_surface_point_is_looked_at_by_the_eye_it_faces_or_from_outside():
+    eyes = torch.tensor([[3.0, 0, 0], [0, 3.0, 0], [0, 0, 3.0]])
+    points = torch.tensor([[1.0, 0, 0], [0, 0.5, 0], [0, 0, -1.0]])
+    normals = torch.tensor([[1.0, 0, 0], [0.1, 0.9, 0.1], [0, 0, -1.0]])  # the last point faces no eye
+    expected = torch.tensor([[-1.0, 0, 0], [0, -1.0, 0], [0, 0, 1.0]])
+    assert_close(most_facing(points, normals, eyes), expected)
 
 
 def test_pluecker_moment_does_not_depend_on_the_point_of_the_line():

@@ -58,6 +58,25 @@ def test_a_pruned_render_equals_the_full_one_where_nothing_visible_is_pruned(ngp
     assert_close(ngp.render(rays)[0], full, atol=5e-3, rtol=0)
 
 
+def test_a_ray_that_ends_sees_nothing_behind_its_end(ngp, rays):
+    _, opacity = ngp.render(rays, reach=0.8)  # it meets the cube later
+    assert not opacity.any()
+    _, half = ngp.render(rays, reach=1.5)
+    _, whole = ngp.render(rays)
+    assert (half <= whole).all() and half.max() > 0.1 and (half < whole).any()
+
+
+def test_a_surface_has_the_colours_that_the_given_eyes_see(ngp):
+    eyes = torch.tensor([[1.5, 0.0, 0.0], [0.0, 1.5, 0.0]])
+    mesh = ngp.surface(16, eyes=eyes)
+    facing = mesh.vertices[mesh.vertices[:, 0].argmax()][None]
+    toward = torch.nn.functional.normalize(facing - eyes[:1], dim=-1)
+    color, opacity = ngp.look(Rays(eyes[:1], toward))
+    assert opacity.item() > 0.9
+    assert_close(ngp.surface_color(facing, eyes), color, atol=0.05, rtol=0)
+    assert_close(mesh.colors, ngp.surface_color(mesh.vertices, eyes))
+
+
 def test_losses_have_finite_gradients_even_for_rays_that_miss(ngp, rays):
     away = Rays(rays.origins, -rays.directions)
     both = Rays(torch.cat([rays.origins, away.origins]), torch.cat([rays.directions, away.directions]))

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from core.errors import BadMesh
 from core.mesh.clean import clean_mesh
-from core.mesh.extract import cube_grid, extract_surface, sample_grid
+from core.mesh.extract import extract_surface, sample_grid
 from core.types import Mesh
 
 BOUND, RESOLUTION = 0.6, 40
@@ -42,11 +42,11 @@ def test_an_object_cut_by_the_border_is_closed_there():
     assert report.volume == pytest.approx(1.2 * 1.2 * 0.5, rel=0.1)
 
 
-def test_the_grid_holds_the_corners_of_the_cube_with_z_fastest():
-    points = cube_grid(3, BOUND)
-    assert_close(points[0], torch.full((3,), -BOUND))
-    assert_close(points[1], torch.tensor([-BOUND, -BOUND, 0.0]))
-    assert_close(points[-1], torch.full((3,), BOUND))
+def test_the_grid_holds_the_corners_of_the_cube_in_the_order_x_y_z():
+    values = sample_grid(lambda p: p @ torch.tensor([1.0, 10.0, 100.0]), 3, BOUND, chunk=10)
+    assert_close(values[0, 0, 0].item(), -111 * BOUND)
+    assert_close(values[2, 0, 1].item(), -9 * BOUND)
+    assert_close(values[2, 2, 2].item(), 111 * BOUND)
 
 
 @pytest.mark.parametrize(("shift", "state"), [(5.0, "empty"), (-5.0, "full")])

@@ -7,7 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from core.errors import BadData, UserError
+from core.config import instantiate
+from core.errors import BadConfig, BadData, UserError
+from core.settings import composed, settings
+from projects.syncdreamer import train
 from projects.syncdreamer.data import OfficialViews, ValidationPictures, read_uids
 
 
@@ -118,6 +121,25 @@ def test_validation_pictures_carry_their_elevation_in_the_name(tmp_path):
     (tmp_path / "my-chair-20.png").rename(tmp_path / "chair.png")
     with pytest.raises(BadData, match="chair-20"):
         ValidationPictures(folder=str(tmp_path))
+
+
+def preview_of(*typed):
+    """What data.preview of the published recipe builds, from a command line."""
+    given = [f"data.train.{key}=none" for key in ("target_dir", "input_dir", "uids")]
+    line = ["+experiment=syncdreamer/paper", *given, *typed]
+    return instantiate(settings(train.main.program, composed(train.main.program, line)).data.preview)
+
+
+def test_the_published_recipe_shows_pictures_when_it_is_given_a_folder_of_them(tmp_path):
+    assert preview_of() is None
+    Image.fromarray(np.full((30, 20, 4), 255, np.uint8)).save(tmp_path / "chair-20.png")
+    for typed in (f"data.preview.folder={tmp_path}", f"data.preview={{folder: {tmp_path}}}"):
+        pictures = preview_of(typed)
+        assert len(pictures) == 1 and pictures.image_size == 256
+    with pytest.raises(BadConfig, match="crop_size=200: expected a whole number from 1 to 64"):
+        preview_of(f"data.preview.folder={tmp_path}", "data.preview.image_size=64")
+    with pytest.raises(BadData, match=r"no pictures \*\.png"):
+        preview_of("data.preview.folder=nowhere")
 
 
 def test_a_picture_alone_is_enough_for_a_preview():

@@ -1,4 +1,4 @@
-"""The VAE and CLIP's image tower, as Zero-1-to-3 and SyncDreamer run them, against the official modules' outputs."""
+"""The VAE and CLIP's image tower, as Zero-1-to-3 and SyncDreamer run them, against the fixture `encoders`."""
 
 import re
 
@@ -12,16 +12,17 @@ from core.checkpoints.rename import load_strict
 from core.models.encoders import ImageEncoder
 from core.models.latents import Latents
 from tests.golden_fixture import load, rule_w
+from tests.projects.syncdreamer.golden.common import close
 
 
 @pytest.fixture(scope="module")
-def fixture():
+def golden_encoders():
     return load("syncdreamer", "encoders")
 
 
 @pytest.fixture(scope="module")
-def latents(fixture):
-    info, _ = fixture
+def latents(golden_encoders):
+    info, _ = golden_encoders
     config = info["kwargs"]["ddconfig"]
     model = Latents(AutoencoderKL(**ldm.vae_arguments(config, info["kwargs"]["embed_dim"]))).eval()
     num_levels = len(config["ch_mult"])
@@ -38,8 +39,8 @@ def latents(fixture):
 
 
 @pytest.fixture(scope="module")
-def image_encoder(fixture):
-    info, _ = fixture
+def image_encoder(golden_encoders):
+    info, _ = golden_encoders
     config = info["kwargs"]["clip_visual"]
     model = ImageEncoder(CLIPVisionModelWithProjection(CLIPVisionConfig(**clip.vision_arguments(**config)))).eval()
     prefix = info["key_prefix"]["VisionTransformer"].removesuffix("visual.")
@@ -49,24 +50,20 @@ def image_encoder(fixture):
     return model
 
 
-def assert_network_close(actual, expected):
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
-
-
 @torch.no_grad()
-def test_latents_equal_the_official_first_stage(fixture, latents):
-    _, golden = fixture
+def test_latents_equal_the_official_first_stage(golden_encoders, latents):
+    _, golden = golden_encoders
     moments = latents.moments(golden["image"])
-    assert_network_close(moments, golden["moments"])
-    assert_network_close(latents.sample(moments, golden["noise"]), golden["latent_scaled"])
-    assert_network_close(latents.encode(golden["image"], golden["noise"]), golden["latent_scaled"])
-    assert_network_close(latents.mode(moments), golden["mode_scaled"])
-    assert_network_close(latents.decode(golden["z_scaled"]), golden["decoded"])
+    close(moments, golden["moments"])
+    close(latents.sample(moments, golden["noise"]), golden["latent_scaled"])
+    close(latents.encode(golden["image"], golden["noise"]), golden["latent_scaled"])
+    close(latents.mode(moments), golden["mode_scaled"])
+    close(latents.decode(golden["z_scaled"]), golden["decoded"])
 
 
 @torch.no_grad()
-def test_preprocessing_equals_the_official_resize_and_normalisation(fixture, image_encoder):
-    info, golden = fixture
+def test_preprocessing_equals_the_official_resize_and_normalisation(golden_encoders, image_encoder):
+    info, golden = golden_encoders
     found, expected = image_encoder.preprocess(golden["clip_image"]), golden["clip_preprocessed_crop"]
     height, width = expected.shape[-2:]
     # The crop's place is told in words only, so it is looked for: where its first pixel agrees, all of it must.
@@ -81,6 +78,6 @@ def test_preprocessing_equals_the_official_resize_and_normalisation(fixture, ima
 
 
 @torch.no_grad()
-def test_the_image_token_equals_the_official_embedding(fixture, image_encoder):
-    _, golden = fixture
-    assert_network_close(image_encoder(golden["clip_image"])[:, 0], golden["clip_embed"])
+def test_the_image_token_equals_the_official_embedding(golden_encoders, image_encoder):
+    _, golden = golden_encoders
+    close(image_encoder(golden["clip_image"])[:, 0], golden["clip_embed"])

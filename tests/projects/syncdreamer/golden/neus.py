@@ -1,4 +1,4 @@
-"""NeuS against the official renderer, driven by the fixture alone (`tests/golden/README.md`)."""
+"""NeuS against the official renderer, driven by the fixture `neus`."""
 
 import copy
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from core.fields.sdf import SDFNetwork, SurfaceColor
 from core.render.neus import NeuS, near_far
 from core.types import Rays
 from tests.golden_fixture import load, rule_w_tensor
+from tests.projects.syncdreamer.golden.common import close
 
 INFO, DATA = load("syncdreamer", "neus")
 
@@ -68,11 +69,6 @@ def _apply_exceptions(state: dict[str, torch.Tensor], prefix: str) -> None:
 @pytest.fixture(scope="module")
 def rays() -> Rays:
     return Rays(DATA["rays_o"], DATA["rays_d"])
-
-
-def close(actual, expected, tolerance=1e-4):
-    """Networks agree relative to the output's maximum."""
-    assert_close(actual, expected, rtol=0, atol=tolerance * expected.abs().max().item())
 
 
 @contextmanager

@@ -1,15 +1,11 @@
-"""The official input framing, training images and image metrics, driven by the fixtures `data` and `eval_metrics`."""
-
-import math
+"""The official metrics of images and shapes, driven by the fixture `eval_metrics`."""
 
 import pytest
 import torch
-from einops import rearrange
-from PIL import Image
 from torch.testing import assert_close
 
 from core.cameras.rigs import rig
-from core.images import composite, prepare_input, read_image, training_image
+from core.images import composite
 from core.metrics.images import psnr, psnr_in_single_precision, ssim_data_range
 from core.metrics.shapes import chamfer, occupied, screen_affine_depth, visible_points, volume_iou, voxel_means
 from core.types import Mesh
@@ -17,57 +13,12 @@ from tests.golden_fixture import load, named
 
 
 @pytest.fixture(scope="module")
-def data():
-    return load("syncdreamer", "data")
-
-
-@pytest.fixture
-def picture(data, tmp_path):
-    Image.fromarray(data[1]["input_rgba"].numpy()).save(tmp_path / "input.png")
-    return read_image(tmp_path / "input.png")
-
-
-def in_8_bits(pixels):
-    return ((pixels + 1) / 2 * 255).round().to(torch.uint8)
-
-
-def step_of(part, whole):
-    """Every how many pixels of the 8-bit picture `whole` the floats `part` show."""
-    rounded = in_8_bits(part)
-    return next(step for step in range(1, len(whole) + 1) if torch.equal(whole[::step, ::step], rounded))
-
-
-def test_inputs_are_framed_as_officially(data, picture):
-    info, tensors = data
-    for crop_size in info["crop_sizes"]:
-        expected, part = tensors[f"input_image_crop{crop_size}"], tensors[f"input_image_crop{crop_size}_sub"]
-        pixels = prepare_input(picture, crop_size=crop_size, size=expected.shape[0])
-        pixels = rearrange(pixels, "c h w -> h w c")
-        assert torch.equal(in_8_bits(pixels), expected)
-        step = step_of(part, expected)
-        assert_close(pixels[::step, ::step], part, atol=1e-6, rtol=0)
-
-
-def test_elevations_are_radians_in_single_precision(data):
-    info, tensors = data
-    assert_close(torch.tensor([math.radians(info["elevation_deg"])]), tensors["input_elevation"])
-
-
-def test_training_images_are_composited_and_cut_as_officially(data):
-    _, tensors = data
-    image = training_image(rearrange(tensors["train_rgba_crop"], "h w c -> c h w").float() / 255)
-    image = rearrange(image, "c h w -> h w c")
-    assert torch.equal((image * 255).round().to(torch.uint8), tensors["train_composited_crop"])
-    assert_close(image * 2 - 1, tensors["train_tensor_crop"], atol=1e-6, rtol=0)
-
-
-@pytest.fixture(scope="module")
-def metrics():
+def golden_metrics():
     return load("syncdreamer", "eval_metrics")
 
 
-def test_image_metrics_equal_the_official_ones(metrics):
-    _, tensors = metrics
+def test_image_metrics_equal_the_official_ones(golden_metrics):
+    _, tensors = golden_metrics
     count = len(tensors["psnr"])
     truth = torch.stack([tensors[f"gt_rgba_{index}"] for index in range(count)]).permute(0, 3, 1, 2).float() / 255
     prediction = torch.stack([tensors[f"pr_rgb_{index}"] for index in range(count)]).permute(0, 3, 1, 2).float() / 255
@@ -86,16 +37,16 @@ def mesh_of(tensors, name: str) -> Mesh:
     return Mesh(tensors[f"{name}_vertices"], tensors[f"{name}_faces"].long())
 
 
-def test_volume_overlap_equals_the_official_one(metrics):
-    info, tensors = metrics
+def test_volume_overlap_equals_the_official_one(golden_metrics):
+    info, tensors = golden_metrics
     expected = synthetic(info)
     prediction, truth = mesh_of(tensors, "pr"), mesh_of(tensors, "gt")
     assert (int(occupied(prediction).sum()), int(occupied(truth).sum())) == (expected["vol_pr"], expected["vol_gt"])
     assert volume_iou(prediction, truth) == pytest.approx(expected["iou"], abs=1e-6)
 
 
-def test_depth_maps_and_chamfer_distance_equal_the_official_ones(metrics):
-    info, tensors = metrics
+def test_depth_maps_and_chamfer_distance_equal_the_official_ones(golden_metrics):
+    info, tensors = golden_metrics
     expected = synthetic(info)
     drawn, masks = named(tensors, "gt_depth_view"), named(tensors, "gt_mask_view")
     cameras = rig("syncdreamer", size=len(next(iter(drawn.values()))))
