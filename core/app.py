@@ -11,15 +11,19 @@
 `cfg` arrives resolved and holds only what the program reads: the keys that its top file in `conf/` states, and the
 groups in `reads`. An overlay may hold sections for several programs; what this one does not read is dropped. What the
 user typed is never ignored: a key that no program or only another program reads is refused. Values that need more than
-their default's kind to be judged are refused by the program's `check`, also under --dry-run and before torch loads.
+their default's kind to be judged are refused by the program's `check`, under --dry-run too, and before torch loads.
 
-Exit codes: 0 done, 1 a bug (with its traceback), 2 the user's fault (`error: <line>`), 130 interrupted.
+Exit codes: 0 done, 1 a bug (with its traceback), 2 the user's fault (`error: <line>`), 130 interrupted, 141 nobody
+reads the output any more, 143 terminated.
 """
 
 import functools
 import json
 import os
+import select
+import signal
 import sys
+import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -29,12 +33,12 @@ from typing import Any
 
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from core.config import CONF, check_targets
 from core.errors import BadOutput, UserError
+from core.help import help_text
 from core.settings import Program, as_user_error, parse_flags, precheck, prepare, searchpath, settings
 
 FLAGS = ("--debug", "--dry-run", "--version")
@@ -60,7 +64,8 @@ def app(
         config_name: Its top file in `conf/`, without `.yaml`.
         reads: The groups it reads; by default those for which the top file chooses an option.
         check: Raises a BadConfig for settings that `main` would refuse. It gets what `main` reads, as plain dicts and
-            lists, and imports nothing heavy: it answers before torch loads.
+            lists, and refuses what it can before it imports anything heavy. What it asks about holds wherever the
+            program runs: a sweep's settings are checked here, its jobs may run on other machines.
         conf: The folder of the configs.
 
     Returns:
@@ -90,19 +95,56 @@ def start(program: Program, main: Callable[[DictConfig], Any], argv: Sequence[st
     """Run `main` with settings made from `argv`; the exit code."""
     debug = "--debug" in argv
     try:
-        _start(program, main, argv)
+        with _sigterm_unwinds():
+            _start(program, main, argv)
+        sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except (Exception, _Carried) as raised:
         error = raised.cause if isinstance(raised, _Carried) else raised
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 141  # as a shell reports a program that SIGPIPE ended
         fault = as_user_error(error, program, argv)
         if debug or fault is None:
             traceback.print_exception(error)
         if fault is not None:
             print(f"error: {fault}", file=sys.stderr)
         return 1 if fault is None else 2
+
+
+@contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """Within it, SIGTERM ends the program by SystemExit(143), through every `finally`: nothing temporary stays."""
+    program = os.getpid()
+
+    def stop(signum: int, frame: object) -> None:
+        if os.getpid() != program:  # a forked worker: it dies as it would have died before
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        signal.signal(signum, signal.SIG_IGN)  # a second one would end the tidying-up; SIGKILL still does
+        raise SystemExit(128 + signum)
+
+    is_main = threading.current_thread() is threading.main_thread()  # no other may install handlers
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader left, as `head` does; what is still to be written is dropped."""
+    poll = select.poll()
+    poll.register(1, 0)
+    left = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return left
 
 
 def run_folder() -> Path:
@@ -121,8 +163,9 @@ def _start(program: Program, main: Callable[[DictConfig], Any], argv: Sequence[s
     arguments = prepare([argument for argument in argv if argument not in FLAGS], program)
     flags, sweeps = parse_flags(arguments), False
     if flags.help:
-        arguments.append("hydra.help.header=" + QuotedString(program.doc, Quote.single).with_quotes())
-    elif not (flags.hydra_help or flags.info or flags.shell_completion):
+        print(help_text(program, flags.overrides))
+        return
+    if not (flags.hydra_help or flags.info or flags.shell_completion):
         cfg, sweeps = precheck(program, flags)
         if not flags.cfg:
             check_targets(cfg)
@@ -130,7 +173,9 @@ def _start(program: Program, main: Callable[[DictConfig], Any], argv: Sequence[s
             print("settings are good" + (" (of the sweep's first job)" if sweeps else ""), file=sys.stderr)
             return
 
-    arguments += searchpath(flags.overrides)
+    # argparse takes settings in one block only, and `--info` without a value would take the setting after it for one.
+    typed_flags = [argument for argument in arguments if argument not in flags.overrides]
+    arguments = [*flags.overrides, *searchpath(flags.overrides), *typed_flags]
 
     @functools.wraps(main)
     def job(cfg: DictConfig) -> Any:
@@ -156,9 +201,15 @@ def _start(program: Program, main: Callable[[DictConfig], Any], argv: Sequence[s
 def _os_errors_about_the_run_folder() -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except BrokenPipeError:
+        raise  # not a folder's, but of what --cfg and the like print
+    except (OSError, ValueError) as raised:
+        # logging wraps what opening its file raised
+        error = raised if isinstance(raised, OSError) else raised.__cause__
+        if not isinstance(error, OSError):
+            raise
         reason = f"{error.strerror} ({error.filename})" if error.filename else str(error)
-        raise BadOutput(f"cannot write the run folder: {reason}; choose another out=") from error
+        raise BadOutput(f"cannot write the run folder: {reason}; choose another out=") from raised
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Work on many inputs: go on past a bad one, list it, skip what is done.
+"""Work on many inputs: go on past a bad one, and list it.
 
 Each item's record is one line of `results.jsonl` in the output folder, appended as soon as the item is finished.
 """
@@ -14,20 +14,6 @@ from core.errors import BadOutput, UserError
 
 Record = dict[str, Any]
 RESULTS = "results.jsonl"
-
-
-def read_results(out: Path) -> list[Record]:
-    """Records written so far; a line that a crash cut short is left out."""
-    path = out / RESULTS
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # a crash cut it short; its item counts as not done
-    return records
 
 
 def append_result(out: Path, record: Record) -> None:
@@ -52,31 +38,22 @@ def run_batch(
     work: Callable[[Any], Record],
     *,
     out: Path,
-    settings: str | None,
-    overwrite: bool = False,
     name: Callable[[Any], str] = str,
     report: Callable[[str], None] = print,
 ) -> list[Record]:
-    """Do `work` on every item that is not done yet; returns the records of all items of this call.
+    """Do `work` on every item; returns the records of all items, and adds each to `results.jsonl`.
 
-    Args:
-        settings: a hash of all that shapes a result. Items done under the same settings are skipped; results of other
-            settings in the same folder are refused, never mixed. None where `work` itself knows what is done.
-        overwrite: do everything again; the newest record of an item counts.
+    What is done already is for `work` to know, by what it finds in the item's own folder: a record here can be missing
+    (a program killed in between), and it names an input whose content may have changed.
 
     Raises a UserError at the end if any item failed (all others are done then); a BadOutput stops at once.
     """
-    done = {} if settings is None or overwrite else _done(out, settings)
     records: list[Record] = []
     errors: list[UserError] = []
     for number, item in enumerate(items, start=1):
         label = name(item)
-        if label in done:
-            report(f"[{number}/{len(items)}] {label}: done before, skipped")
-            records.append(done[label])
-            continue
         started = time.perf_counter()
-        record: Record = {"input": label, "settings": settings}
+        record: Record = {"input": label}
         try:
             record |= {"status": "ok", **work(item)}
         except BadOutput:
@@ -96,10 +73,3 @@ def run_batch(
             f"{len(errors)} of {len(items)} inputs failed (listed in {out / RESULTS}); the first: {errors[0]}"
         )
     return records
-
-
-def _done(out: Path, settings: str) -> dict[str, Record]:
-    finished = {record["input"]: record for record in read_results(out) if record.get("status") == "ok"}
-    if any(record.get("settings") != settings for record in finished.values()):
-        raise BadOutput(f"{out} holds results of other settings; choose another out= or set overwrite=true")
-    return finished

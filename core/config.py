@@ -45,8 +45,12 @@ class AppConfig:
     out: str
 
 
+LIKENESS = 0.6  # below this a word resembles a key by accident
+LISTED = 20
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known key that looks most like `word`; a dotted key may match by its last part."""
+    """The known key that looks most like `word`, if one does; a dotted key may match by its last part."""
 
     def likeness(candidate: str) -> float:
         def ratio(a: str, b: str) -> float:
@@ -56,13 +60,20 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
         contained = 0.25 if end and (tail.startswith(end) or end.startswith(tail)) else 0.0
         return max(ratio(word, candidate), ratio(tail, end) - 0.01) + contained
 
-    return max(sorted(known), key=likeness, default=None)
+    match = max(sorted(known), key=likeness, default=None)
+    return match if match is not None and likeness(match) >= LIKENESS else None
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """The half sentence that ends the message on an unknown key."""
+    """The half sentence that ends the message on an unknown key: the nearest one, or the top-level ones there are."""
+    known = set(known)
     match = nearest(word, known)
-    return f"the nearest known key is {match!r}" if match else "it takes no keys"
+    if match:
+        return f"the nearest known key is {match!r}"
+    keys = sorted({key.partition(".")[0] for key in known})
+    if len(keys) > LISTED:
+        keys = [*keys[:LISTED], "..."]
+    return f"known are {', '.join(keys)}" if keys else "it takes no keys"
 
 
 def one_of(key: str, value: Any, options: Sequence[Any]) -> Any:
@@ -164,7 +175,7 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
 def check_allowed(cfg: Any, path: str, allowed: Sequence[str]) -> None:
     """Refuse targets outside `allowed` without importing them: for the sections that Hydra itself builds."""
     for where, node in _targets(cfg, path):
-        if not _inside(str(node["_target_"]), allowed):
+        if not inside(str(node["_target_"]), allowed):
             raise BadConfig(f"{where}._target_={node['_target_']}: not an allowed target ({', '.join(allowed)})")
 
 
@@ -182,14 +193,15 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield from _targets(child, f"{path}.{key}" if path else str(key))
 
 
-def _inside(name: str, prefixes: Sequence[str]) -> bool:
+def inside(name: str, prefixes: Sequence[str]) -> bool:
+    """Whether a dotted name is one of `prefixes`, or stands below one."""
     return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
 
 
 def _locate(target: str, where: str) -> Callable[..., Any]:
     """The callable with that dotted name."""
     refusal = f"{where}._target_={target}: " if where else f"_target_={target}: "
-    if not _inside(target, ALLOWED):
+    if not inside(target, ALLOWED):
         raise BadConfig(f"{refusal}not an allowed target; config files may only name {', '.join(ALLOWED)}")
     parts = target.split(".")
     for cut in range(len(parts) - 1, 0, -1):
@@ -197,7 +209,7 @@ def _locate(target: str, where: str) -> Callable[..., Any]:
         try:
             found: Any = import_module(module_name)
         except ModuleNotFoundError as error:
-            if error.name and _inside(module_name, [error.name]):
+            if error.name and inside(module_name, [error.name]):
                 continue
             raise BadConfig(f"{refusal}{module_name} needs {error.name}, which is not installed") from error
         for part in parts[cut:]:
@@ -206,7 +218,7 @@ def _locate(target: str, where: str) -> Callable[..., Any]:
             found = getattr(found, part)
         # `core.x.os.system` starts with an allowed prefix; what counts is where the thing itself was defined.
         home = str(getattr(found, "__module__", None) or type(found).__module__)
-        if not callable(found) or not _inside(home, ALLOWED):
+        if not callable(found) or not inside(home, ALLOWED):
             raise BadConfig(f"{refusal}not an allowed target: it is {home}'s, not a class or function of {parts[0]}")
         return found
     raise BadConfig(f"{refusal}no such module")
@@ -238,7 +250,7 @@ def _bind(where: str, node: Mapping[str, Any], given: frozenset[str] = frozenset
     ]
     if missing and not node.get("_partial_"):
         raise BadConfig(f"{target} at '{where}' needs {', '.join(missing)}; set {prefix}{missing[0]}=...")
-    if _inside(target, OURS):  # libraries' annotations are not always true
+    if inside(target, OURS):  # libraries' annotations are not always true
         hints = _hints(found)
         for key, value in arguments.items():
             if key in hints and not fits(value, hints[key]):
@@ -281,6 +293,8 @@ def fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, list | tuple)
     if annotation is dict or origin in (dict, collections.abc.Mapping):
         return isinstance(value, Mapping)
+    if value is None:
+        return annotation in (Any, object)
     return collections.abc.Callable not in (origin, annotation)
 
 
@@ -308,8 +322,10 @@ def describe(annotation: Any) -> str:
 
 
 def like_default(value: Any, default: Any) -> bool:
-    """Whether a value that replaces `default` is of its kind; null and text defaults accept any scalar."""
-    if default is None or value is None or (isinstance(default, str) and not isinstance(value, list | dict)):
+    """Whether a value that replaces `default` is of its kind; a null default accepts anything, text any scalar."""
+    if default is None or value is None:
+        return default is None
+    if isinstance(default, str) and not isinstance(value, list | dict):
         return True
     if isinstance(default, Mapping) or isinstance(value, Mapping):
         return isinstance(default, Mapping) == isinstance(value, Mapping)

@@ -11,12 +11,14 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from core.errors import BadImage, BadOutput, UserError
 
+MAX_NAME = 255  # bytes, of the usual file systems
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
@@ -84,6 +86,37 @@ def natural_key(path: str | Path) -> list[tuple[int, str]]:
     """Sorts `view2` before `view10`."""
     pieces = re.split(r"([0-9]+)", str(path))
     return [(int(piece), "") if index % 2 else (-1, piece.casefold()) for index, piece in enumerate(pieces)]
+
+
+def output_names(paths: Sequence[Path], *, keep_suffix: bool = False) -> list[str]:
+    """A name for what is made of each path: where it lies below the folder that holds all, `a/b.png` -> `a_b`.
+
+    The suffix stays where names would be equal without it, or where it is no suffix (`keep_suffix`). A name that is
+    still not the only one, or too long, ends in a digest. A file system that ignores case keeps all of them apart.
+    """
+    places = [path.parent.resolve() / path.name for path in paths]
+    root = os.path.commonpath([place.parent for place in places])
+    below = [place.relative_to(root) for place in places]
+    full = ["_".join(place.parts) for place in below]
+    short = full if keep_suffix else ["_".join(place.with_suffix("").parts) for place in below]
+    names = [a if once else b for a, b, once in zip(short, full, _only_ones(short), strict=True)]
+    return [
+        name if once and len(os.fsencode(name)) <= MAX_NAME else f"{_shortened(name)}-{_digest(place)}"
+        for name, place, once in zip(names, below, _only_ones(names), strict=True)
+    ]
+
+
+def _only_ones(names: Sequence[str]) -> list[bool]:
+    counts = Counter(name.casefold() for name in names)
+    return [counts[name.casefold()] == 1 for name in names]
+
+
+def _shortened(name: str) -> str:
+    return os.fsencode(name)[: MAX_NAME - 20].decode(errors="ignore")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
 
 
 def list_inputs(

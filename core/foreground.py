@@ -16,10 +16,10 @@ from torch import Tensor
 
 from core.errors import BadImage
 from core.images import read_image_with_info
+from core.masks import MODES, check_mask_here, rembg_lacks
 
 WHITE = 0.97  # a background pixel's darkest channel; above SyncDreamer's decoder noise on white, below object colours
 GRABCUT_SIDE = 320  # GrabCut runs on a copy of at most this side: its time grows with the pixels, its borders hardly
-MODES = ("auto", "white", "none", "rembg", "flood", "grabcut")
 
 
 def foreground_mask(
@@ -76,18 +76,12 @@ def grabcut_mask(rgb: Float[Tensor, "3 height width"]) -> Float[Tensor, "height 
     return torch.from_numpy((enlarged > 0.5).astype(np.float32)).to(rgb)
 
 
-def rembg_weights() -> Path:
-    """Where rembg keeps U^2-Net; we never let it download."""
-    home = os.environ.get("U2NET_HOME") or Path(os.environ.get("XDG_DATA_HOME", "~"), ".u2net")
-    return Path(home).expanduser() / "u2net.onnx"
-
-
 def _automatic(rgb: Tensor) -> tuple[Tensor, str]:
-    if rembg_weights().is_file():
+    if rembg_lacks() is None:
         try:
             return _rembg(rgb), "mask=auto: rembg (U^2-Net)"
         except ImportError:
-            pass  # weights without the package: the plain ways below
+            pass  # it lacks something in its turn: the plain ways below
     missing = "rembg or its weights are not installed"
     _, tolerance = _distance_from_border_colour(rgb)
     mask = flood_mask(rgb)
@@ -98,8 +92,7 @@ def _automatic(rgb: Tensor) -> tuple[Tensor, str]:
 
 
 def _rembg(rgb: Tensor) -> Tensor:
-    if not rembg_weights().is_file():
-        raise BadImage(f"mask=rembg needs its weights at {str(rembg_weights())!r}; put them there or use mask=auto")
+    check_mask_here("rembg")
     from rembg import new_session, remove  # optional, heavy (onnxruntime)
 
     image = np.ascontiguousarray(rearrange((rgb * 255).round().byte(), "c h w -> h w c").cpu().numpy())

@@ -1,18 +1,33 @@
-"""How much memory a computation will take, found by running it on tensors without data."""
+"""How much memory a computation will take, found by running it on tensors without data; and what to say if it fails."""
 
+import resource
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from core.errors import BadRequest
+
+CPU_ALLOCATOR = "DefaultCPUAllocator: can't allocate memory"  # what torch says where C++ runs out
+
+
+def without_data() -> FakeTensorMode:
+    """Within it, tensors are made without data: networks of any size are built and run at once, in no memory.
+
+    They know shape, type and device, so kernels and `autocast` choose as they would with data. What was made before,
+    with data, may take part, and counts once more where it does.
+    """
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
 
 class _PeakCounter(TorchDispatchMode):
-    """Counts the bytes of every storage that is alive."""
+    """Counts the bytes of every storage that is alive and was made within."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,9 +35,11 @@ class _PeakCounter(TorchDispatchMode):
         self.seen: set[int] = set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
+            # A view of what was made before, such as a transposed weight, is nothing new.
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in given:
                 self._track(tensor.untyped_storage())
         return result
 
@@ -42,33 +59,34 @@ class _PeakCounter(TorchDispatchMode):
 
 
 def peak_bytes(computation: Callable[[], object]) -> int:
-    """Bytes alive at once while `computation` runs, beside what existed before; run it on the meta device."""
+    """Bytes alive at once while `computation` runs, beside what existed before; run it on tensors without data."""
     counter = _PeakCounter()
     with torch.no_grad(), counter:
         computation()
     return counter.peak
 
 
-@contextmanager
-def on_meta(module: nn.Module) -> Iterator[None]:
-    """For a while, `module` has parameters and buffers without data; its own come back untouched."""
-    kept = [
-        (table, name, tensor)
-        for part in module.modules()
-        for table in cast(tuple[dict[str, Tensor | None], ...], (part._parameters, part._buffers))
-        for name, tensor in table.items()
-        if tensor is not None
-    ]
-    try:
-        for table, name, tensor in kept:
-            empty = tensor.detach().to("meta")
-            table[name] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
-        yield
-    finally:
-        for table, name, tensor in kept:
-            table[name] = tensor
-
-
 def module_bytes(module: nn.Module) -> int:
     """Bytes of a module's parameters and buffers."""
     return sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])
+
+
+def process_bytes() -> int:
+    """The most memory that this process has held until now: Python and its libraries, before any work."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def out_of_memory_as_request(hint: str) -> Iterator[None]:
+    """Turns the ways in which memory runs out into one BadRequest, which ends in `hint`: what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise BadRequest(f"out of memory on the GPU ({str(error).splitlines()[0]}); {hint}") from error
+    except MemoryError as error:
+        raise BadRequest(f"out of memory; {hint}") from error
+    except RuntimeError as error:
+        if CPU_ALLOCATOR not in str(error):
+            raise
+        raise BadRequest(f"out of memory ({str(error).partition(CPU_ALLOCATOR + ': ')[2]}); {hint}") from error

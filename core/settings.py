@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from core import config
-from core.config import CONF, AppConfig, check_allowed, describe, fits, like_default, suggestion
+from core.config import CONF, AppConfig, check_allowed, describe, fits, like_default, nearest, suggestion
 from core.errors import BadConfig, UserError
 
 LAUNCH = CONF.parent / "launch"  # Hydra finds its groups through `hydra.searchpath`, see `searchpath`
+# What may be switched off by null although an overlay, or the default, gives it a value. Arguments of our own classes
+# and functions are not listed: their annotations say so.
+NULLABLE = frozenset(
+    f"trainer.{key}"
+    for key in ("time_limit_min", "clip_norm", "ema_decay", "val_every", "val_batches", "preview_every", "keep_every")
+) | {"data.val", "data.preview", "image.max_size"}
 OVERLAYS = ("experiment", "sweep")  # groups of whole experiments, not sections of the settings
 # Values of these keys are paths or sentences: they may hold spaces, commas, `=`, brackets and any letter, unquoted.
 PATH_KEYS = ("input", "views", "pred", "target", "reference", "mask", "out", "root", "checkpoint", "weights", "mesh")
@@ -66,9 +73,7 @@ def prepare(argv: Sequence[str], program: Program) -> list[str]:
         elif equals and key.lstrip("+").rpartition(".")[2] in TEXT_KEYS and not key.startswith("-"):
             argument = f"{key}={value}" if multirun and "," in value else f"{key}={quoted(value)}"
         prepared.append(argument)
-    # argparse takes settings in one block only: `a=1 -m b=2,3` would lose the second half
-    sweep = [argument for argument in prepared if argument in ("-m", "--multirun")]
-    return sweep[:1] + [argument for argument in prepared if argument not in sweep]
+    return prepared
 
 
 def quoted(value: str) -> str:
@@ -89,8 +94,10 @@ def top_level(path: Path) -> tuple[set[str], dict[str, str | None]]:
     if not path.is_file():
         options = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
         raise BadConfig(f"no top file {path.name} in {path.parent.name}/; there are {options}")
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         content = yaml.safe_load(file) or {}
+    if not isinstance(content, dict) or not isinstance(content.get("defaults", []), list):
+        raise BadConfig(f"{path}: expected lines `key: value`, and a list of defaults")
     stated = set(content) - {"defaults", "hydra"}
     groups: dict[str, str | None] = {}
     for entry in content.get("defaults", []):
@@ -110,8 +117,14 @@ def top_level(path: Path) -> tuple[set[str], dict[str, str | None]]:
 
 def known_top_level(conf: Path) -> set[str]:
     """Every top-level key that some program's top file has, as its own or as a group."""
-    pairs = [top_level(path) for path in conf.glob("*.yaml")]
-    return {key for stated, groups in pairs for key in (*stated, *groups)}
+    keys: set[str] = set()
+    for path in conf.glob("*.yaml"):
+        try:
+            stated, groups = top_level(path)
+            keys |= {*stated, *groups}
+        except (BadConfig, yaml.YAMLError):  # another program's, half edited: it stops that program only
+            keys |= set(re.findall(r"^(\w+):", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE))
+    return keys
 
 
 def precheck(program: Program, flags: Any) -> tuple[DictConfig, bool]:
@@ -158,22 +171,25 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 def refuse_unread(program: Program, overrides: Sequence[Override]) -> None:
     """Refuse what the user typed for a section that this program does not read."""
-    keys, everywhere = program.keys, known_top_level(program.conf)
+    keys = program.keys
     for override in overrides:
         top = re.split(r"[./@]", override.key_or_group)[0]
+        options = group_options(program, override.key_or_group)
+        if options and not override.is_delete() and override.value() is None:
+            raise BadConfig(f"{override.input_line}: choose one of {', '.join(options)}")
         if top in keys or top == "hydra" or top in OVERLAYS:
             continue
-        if top in everywhere:
+        if top in known_top_level(program.conf):
             reads = ", ".join(sorted(keys))
             raise BadConfig(f"{override.input_line}: {program.config_name} does not read {top!r}; it reads {reads}")
-        raise BadConfig(f"unknown key {override.key_or_group!r}; {suggestion(override.key_or_group, _known(program))}")
+        raise BadConfig(_unknown(program, override.key_or_group))
 
 
 def known_sections(program: Program, cfg: DictConfig) -> list[str]:
     """The top-level keys of `cfg` that the program reads; a key that no program has is a BadConfig."""
-    keys, everywhere = program.keys, known_top_level(program.conf)
+    keys = program.keys
     for key in map(str, cfg):
-        if key not in keys | everywhere | {"hydra"}:
+        if key not in keys | {"hydra"} and key not in known_top_level(program.conf):
             raise BadConfig(f"unknown top-level key {key!r} in an overlay; {suggestion(key, keys)}")
     return [str(key) for key in cfg if key in keys]
 
@@ -214,13 +230,13 @@ def as_user_error(error: Exception, program: Program, argv: Sequence[str]) -> Us
             options = sorted(error.options)
         else:
             group, _, option = missing.partition("/")
-            options = _options(program, group)
+            options = group_options(program, group)
         return BadConfig(f"{group}={option}: no such option; choose one of {', '.join(options)}")
     if isinstance(error, ConfigCompositionException):
         unknown = re.search(r"Could not override '([^']+)'", str(error))
         if unknown:
             key = unknown[1].partition("@")[0]
-            return BadConfig(f"unknown key {key!r}; {suggestion(key, _known(program, argv))}")
+            return BadConfig(_unknown(program, key, argv))
         cause = error.__cause__
         if isinstance(cause, OmegaConfBaseException):
             return BadConfig(f"{str(error).splitlines()[0]}: {config.explain(cause)}")
@@ -235,21 +251,37 @@ def as_user_error(error: Exception, program: Program, argv: Sequence[str]) -> Us
     return None
 
 
-def _options(program: Program, group: str) -> list[str]:
+def group_options(program: Program, group: str) -> list[str]:
     """A group's options, those in sub-folders too."""
     roots = [root / group for root in (program.conf, LAUNCH)]
     files = {file.relative_to(root) for root in roots for file in root.rglob("*.yaml")}
     return sorted(file.with_suffix("").as_posix() for file in files)
 
 
+def _unknown(program: Program, key: str, argv: Sequence[str] = ()) -> str:
+    """The message on an unknown key, with the nearest one: this program's, or else another's."""
+    readers: dict[str, set[str]] = {}
+    for path in program.conf.glob("*.yaml"):
+        with suppress(BadConfig, yaml.YAMLError):
+            top_level(path)  # refuses a broken file in fewer ways than Hydra does
+            readers[path.stem] = _known(Program(path.stem, None, "", program.conf))
+    known = _known(program, argv)
+    match = nearest(key, known.union(*readers.values()))
+    if match is None or match in known:
+        return f"unknown key {key!r}; {suggestion(key, known)}"
+    family = program.config_name.partition("_")[0]
+    reader = min((r for r in readers if match in readers[r]), key=lambda r: (not r.startswith(family), r))
+    return f"unknown key {key!r}; the nearest is {match!r}, which {reader} reads and {program.config_name} not"
+
+
 def _known(program: Program, argv: Sequence[str] = ()) -> set[str]:
     """The dotted keys that the program reads, with the groups' options as the user chose them where those exist."""
     try:
         cfg = composed(program, _group_choices(program, parse([a for a in argv if "=" in a and a[0] != "-"])))
-    except (UserError, HydraException):
+    except (UserError, HydraException, yaml.YAMLError):
         try:
             cfg = composed(program, [])
-        except HydraException:
+        except (UserError, HydraException, yaml.YAMLError):
             return program.keys
     return {key for key in _flat(cfg) if key.split(".")[0] in program.keys}
 
@@ -298,9 +330,27 @@ def _check_kinds(program: Program, overrides: Sequence[Override], flags: Any) ->
         value = value.text if isinstance(value, QuotedString) else value
         if isinstance(value, str) and "${" in value:
             continue
+        if value is None and _may_be_null(defaults, key):
+            continue
+        if value is None and default is None:  # what the user must supply
+            raise BadConfig(f"{override.input_line}: expected a value")
         if not like_default(value, OmegaConf.to_container(default) if OmegaConf.is_config(default) else default):
             kind = describe(type(default)) if not OmegaConf.is_config(default) else "a list or section"
             raise BadConfig(f"{override.input_line}: expected {kind} (default {default})")
+
+
+def _may_be_null(defaults: DictConfig, key: str) -> bool:
+    """Whether null means something at `key`, or is for an annotation to judge (`check_targets`)."""
+    parent, _, last = key.rpartition(".")
+    section: Any = OmegaConf.select(defaults, parent, throw_on_missing=False) if parent else defaults
+    if key in NULLABLE or section is None:
+        return True
+    if not isinstance(section, DictConfig):
+        return False  # an item of a list
+    node: Any = section._get_node(last)
+    if node is None or config.inside(str(section.get("_target_")), config.OURS):
+        return True
+    return not node._is_missing() and section[last] is None
 
 
 def _check_hydra(hydra: DictConfig) -> None:
@@ -349,11 +399,11 @@ def searchpath(overrides: Sequence[str], extra: str | None = None) -> list[str]:
 
 
 def parse_flags(arguments: Sequence[str]) -> Any:
-    """Hydra's own flags, parsed as it will; a wrong one is a BadConfig in one line."""
+    """Hydra's own flags, wherever they stand between the settings; a wrong one is a BadConfig in one line."""
     parser = get_args_parser()
 
     def refuse(message: str) -> None:
         raise BadConfig(f"{message}; --help shows how to call this program")
 
     parser.error = refuse  # type: ignore[assignment, method-assign]
-    return parser.parse_args(list(arguments))
+    return parser.parse_intermixed_args(list(arguments))

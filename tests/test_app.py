@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from core.app import app
 from core.config import CONF
-from core.errors import BadImage
+from core.errors import BadConfig, BadImage
 from core.settings import Program, parse, prepare
 
 ROOT = CONF.parent
@@ -68,7 +68,9 @@ class Toy:
     """The programs `toy` and `toy_generate`, run in this process."""
 
     def __init__(self, conf: Path, capsys) -> None:
-        self.conf, self.capsys, self.seen, self.raises = conf, capsys, [], None
+        self.conf, self.capsys, self.seen = conf, capsys, []
+        self.raises: BaseException | None = None
+        self.check = None
 
     def __call__(self, *argv: str, name: str = "toy") -> tuple[int, str]:
         def main(cfg: DictConfig) -> float:
@@ -79,7 +81,7 @@ class Toy:
             return 1.0
 
         try:
-            app(config_name=name, conf=self.conf)(main)(list(argv))
+            app(config_name=name, check=self.check, conf=self.conf)(main)(list(argv))
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
@@ -154,6 +156,77 @@ def test_what_is_wrong_is_told_in_one_line_and_leaves_nothing(toy, argument, mes
     assert code == 2 and not toy.seen
     assert stderr.startswith("error: ") and stderr.count("\n") == 1 and message in stderr, stderr
     assert not Path("outputs").exists() and not Path("sentinel").exists()
+
+
+NULL = """
+    count: 10
+    text: some
+    section: {count: 3, text: some}
+    library: {_target_: torch.optim.AdamW, _partial_: true, weight_decay: 0.01, foreach: null}
+"""
+
+
+@pytest.mark.parametrize(
+    "key", ["count", "text", "section", "section.count", "section.text", "library.weight_decay", "input", "model.seed"]
+)
+def test_null_is_refused_where_the_default_is_a_value(toy, key):
+    add(toy, NULL)
+    code, stderr = toy("--dry-run", *(["input=x"] if key != "input" else []), f"{key}=null", name="toy_generate")
+    assert code == 2 and f"{key}=" in stderr and "expected" in stderr and stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", ["library.foreach", "image.max_size", "optional"])
+def test_null_is_accepted_where_the_default_is_null_or_it_switches_something_off(toy, key):
+    add(toy, NULL + "    image: {max_size: 64}\n    optional: null\n")
+    assert toy("--dry-run", "input=x", f"{key}=null", name="toy_generate") == (0, "settings are good\n")
+
+
+def add(toy: Toy, settings: str) -> None:
+    """More settings in the top file of toy_generate."""
+    path = toy.conf / "toy_generate.yaml"
+    path.write_text(path.read_text() + dedent(settings))
+
+
+def test_null_for_a_group_is_answered_with_its_options(toy):
+    assert toy("trainer=null") == (2, "error: trainer=null: choose one of cpu\n")
+
+
+def test_a_near_key_of_another_program_is_told_as_that_programs(toy):
+    _, stderr = toy("input=x.png", "lr_ratee=1", name="toy_generate")
+    assert stderr == "error: unknown key 'lr_ratee'; the nearest is 'lr', which toy reads and toy_generate not\n"
+    _, stderr = toy("qqqqqqqq=1")
+    assert stderr == "error: unknown key 'qqqqqqqq'; known are data, lr, model, name, out, seed, steps, trainer\n"
+
+
+@pytest.mark.parametrize("content", ["a: [1\n", "only words\n", "defaults: 3\n", "a: \xff\n"])
+def test_a_broken_top_file_stops_its_own_program_only(toy, content):
+    (toy.conf / "toy_generate.yaml").write_bytes(content.encode("latin-1"))
+    assert toy("--dry-run", "steps=3") == (0, "settings are good\n")
+    assert toy("--dry-run", "+experiment=toy/a")[1].startswith("error: unknown top-level key 'scale'")
+    assert "nearest known key is 'lr'" in toy("lr_ratee=1")[1]
+    code, stderr = toy("input=x", name="toy_generate")
+    assert code == 2 and "toy_generate.yaml" in stderr and stderr.count("\n") == 1
+
+
+def test_keys_of_a_broken_top_file_still_count_as_known(toy):
+    path = toy.conf / "toy_generate.yaml"
+    path.write_text(path.read_text() + "broken: [1\n")
+    assert toy("--dry-run", "+experiment=toy/a") == (0, "settings are good\n")
+    assert "toy does not read 'scale'" in toy("scale=3")[1]
+
+
+def refuse_three_steps(settings: dict) -> None:
+    assert isinstance(settings["trainer"], dict) and settings["lr"] == 1e-4
+    if settings["steps"] == 3:
+        raise BadConfig("steps=3: not three")
+
+
+@pytest.mark.parametrize("arguments", [["steps=3"], ["steps=3", "--dry-run"], ["-m", "steps=3,4"]])
+def test_what_the_programs_own_check_refuses_is_refused_before_anything_is_made(toy, arguments):
+    toy.check = refuse_three_steps
+    assert toy(*arguments) == (2, "error: steps=3: not three\n")
+    assert not toy.seen and not Path("outputs").exists() and not Path("multirun").exists()
+    assert toy("steps=4")[0] == 0
 
 
 @pytest.mark.parametrize("argument", ["data=files", "trainer.max_steps=3", "+data.x=1", "lr=1.0", "steps=1"])
@@ -277,6 +350,13 @@ def test_a_run_folder_that_cannot_be_written_is_told_in_one_line(toy, monkeypatc
     assert said.count("\n") == 1
 
 
+def test_a_run_folder_that_exists_and_takes_no_files_is_told_in_one_line(toy):
+    Path("run/toy.log").mkdir(parents=True)  # where logging opens its file
+    code, said = toy("out=run")
+    assert code == 2 and not toy.seen
+    assert said.startswith("error: cannot write the run folder: ") and said.count("\n") == 1
+
+
 def test_a_dry_run_checks_and_makes_nothing(toy):
     assert toy("--dry-run") == (0, "settings are good\n")
     assert toy("--dry-run", "lr_ratee=1")[0] == 2
@@ -349,6 +429,61 @@ def test_help_settings_and_refusals_answer_within_three_cpu_seconds(conf, argume
     assert seconds < 3
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["steps=3", "--cfg", "job", "--resolve"],
+        ["--cfg", "job", "steps=3"],
+        ["steps=3", "--cfg", "job", "seed=1", "--package", "_global_"],
+        ["steps=3", "--help"],
+    ],
+)
+def test_hydras_flags_may_stand_anywhere(toy, arguments):
+    try:
+        app(config_name="toy", conf=toy.conf)(print)(arguments)
+    except SystemExit as stop:
+        pytest.fail(f"exit code {stop.code}: {toy.capsys.readouterr().err}")
+    assert "steps: 3" in toy.capsys.readouterr().out
+
+
+def test_information_may_be_asked_for_after_a_setting(conf):
+    code, stdout, stderr, _ = in_a_process("steps=3", "--info")
+    assert code == 0 and "steps: 3" in stdout, stderr
+
+
+def test_help_begins_with_the_programs_own_settings_and_their_comments(toy):
+    (toy.conf / "toy_generate.yaml").write_text(
+        "defaults: [base/app, model: small, data: null, _self_]\nname: toy\n"
+        "input: ???     # an image\nbox:   # of numbers\n  side: 3     # in pixels\n"
+    )
+    app(config_name="toy_generate", conf=toy.conf)(print)(["--help", "box.side=4"])
+    said = toy.capsys.readouterr().out
+    lines = ["input: ???                 # an image", "box:                       # of numbers",
+             "  side: 4                  # in pixels", "model:", "model: broken, small"]  # fmt: skip
+    assert [line for line in said.splitlines() if line in lines] == lines
+    assert "# the run folder" in said and "trainer" not in said
+
+
+def test_help_needs_no_choice_of_a_group(toy):
+    path = toy.conf / "toy.yaml"
+    path.write_text(path.read_text().replace("model: small", "model: '???'"))
+    app(config_name="toy", conf=toy.conf)(print)(["--help"])
+    assert "model: broken, small" in toy.capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
+def test_a_reader_who_leaves_ends_the_program_quietly(conf, arguments):
+    (conf / "toy.yaml").write_text((conf / "toy.yaml").read_text() + f"long: {'x' * 100_000}\n")
+    Path("toy.py").write_text(PROGRAM)
+    command = [sys.executable, "-m", "toy", *arguments]
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_a_sweep_runs_through_the_launch_path_of_a_cluster(conf):
     code, _, stderr, _ = in_a_process("-m", "seed=1,2", "hydra/launcher=submitit_local", "out=runs")
     assert code == 0, stderr
@@ -368,8 +503,6 @@ def test_a_config_file_that_is_no_yaml_is_named(toy):
     assert code == 2 and stderr.count("\n") == 1 and "cpu.yaml" in stderr and "line" in stderr
 
 
-def test_the_sweep_flag_may_stand_between_settings():
-    from core.settings import Program, prepare
-
-    program = Program("toybox", None, "")
-    assert prepare(["seed=1,2", "-m", "image_size=32"], program) == ["-m", "seed=1,2", "image_size=32"]
+def test_the_sweep_flag_may_stand_between_settings(toy):
+    assert toy("seed=1,2", "-m", "steps=4", "out=runs")[0] == 0
+    assert [(cfg.seed, cfg.steps) for cfg in toy.seen] == [(1, 4), (2, 4)]

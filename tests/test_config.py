@@ -4,13 +4,23 @@ import enum
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from omegaconf import OmegaConf
 
-from core.config import check_allowed, check_targets, fits, instantiate, like_default, nearest, one_of, plain
-from core.errors import BadConfig
+from core.config import (
+    check_allowed,
+    check_targets,
+    fits,
+    instantiate,
+    like_default,
+    nearest,
+    one_of,
+    plain,
+    suggestion,
+)
+from core.errors import BadConfig, UserError
 
 HERE = "core.config.AppConfig"
 
@@ -136,6 +146,10 @@ class Color(enum.Enum):
         ({"_target_": "x"}, Callable[[int], float], True),
         ({"a": 1}, dict[str, int], True),
         (object(), "anything else", True),
+        (None, Path, False),
+        (None, Color, False),
+        (None, UserError, False),
+        (None, Any, True),
     ],
 )
 def test_values_fit_their_annotations(value, annotation, expected):
@@ -145,7 +159,8 @@ def test_values_fit_their_annotations(value, annotation, expected):
 @pytest.mark.parametrize(
     ("value", "default", "expected"),
     [(3, 2, True), (2.5, 2, False), (3, 2.0, True), ("x", 2, False), ("x", None, True), (5, "name", True)]
-    + [([1], [2, 3], True), (1, [2, 3], False), ({"a": 1}, {"b": 2}, True), (None, 3, True), (True, 1, False)],
+    + [([1], [2, 3], True), (1, [2, 3], False), ({"a": 1}, {"b": 2}, True), (True, 1, False)]
+    + [(None, 3, False), (None, "name", False), (None, {"a": 1}, False), (None, None, True)],
 )
 def test_a_typed_value_is_of_its_defaults_kind(value, default, expected):
     assert like_default(value, default) is expected
@@ -157,6 +172,13 @@ def test_the_nearest_key_is_found_by_the_whole_or_by_its_last_part():
     assert nearest("model.num_vews", known) == "model.num_views"
     assert nearest("sed", known) == "seed"
     assert nearest("x", []) is None
+    assert nearest("lr_ratee", ["model.latents", "mask"]) is None
+
+
+def test_without_a_near_key_the_top_level_ones_are_listed():
+    assert suggestion("lr_ratee", ["model.latents", "model.start", "mask"]) == "known are mask, model"
+    assert suggestion("x", []) == "it takes no keys"
+    assert suggestion("zz", [f"key{n:02}" for n in range(30)]).endswith("key18, key19, ...")
 
 
 def test_a_choice_lists_its_options():

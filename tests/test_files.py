@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from core.errors import BadImage, BadMesh, BadOutput
-from core.files import atomic_file, atomic_folder, list_inputs, natural_key, sha256_file
+from core.files import atomic_file, atomic_folder, list_inputs, natural_key, output_names, sha256_file
 
 
 def names(folder) -> list[str]:
@@ -145,3 +145,26 @@ def test_files_of_libraries_that_keep_them_private_get_ordinary_permissions(tmp_
         save_file({"x": torch.zeros(1)}, temporary / "model.safetensors")
     for path in (tmp_path / "file.safetensors", tmp_path / "folder" / "model.safetensors"):
         assert path.stat().st_mode == ordinary.stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["x/a.png"], ["a"]),
+        (["x/a.png", "x/b.jpg"], ["a", "b"]),
+        (["x/a.png", "x/a.jpg"], ["a.png", "a.jpg"]),
+        (["x/a.png", "x/A.jpg"], ["a.png", "A.jpg"]),
+        (["g/a/0.png", "g/b/0.png"], ["a_0", "b_0"]),
+        (["g/0.png", "g/b/0.png"], ["0", "b_0"]),
+    ],
+)
+def test_outputs_are_named_after_the_path_below_the_common_folder(paths, expected, tmp_path):
+    assert output_names([tmp_path / path for path in paths]) == expected
+
+
+def test_names_that_would_be_equal_or_too_long_are_told_apart(tmp_path):
+    paths = [tmp_path / "a_b" / "c.png", tmp_path / "a" / "b_c.png", tmp_path / ("ü" * 120) / f"{'d' * 200}.png"]
+    names = output_names(paths)
+    assert len(set(names)) == 3 and all(name.startswith("a_b_c") for name in names[:2])
+    assert all(len(name.encode()) <= 255 for name in names) and names == output_names(paths)
+    assert output_names([tmp_path / "v1.5", tmp_path / "v1.6"], keep_suffix=True) == ["v1.5", "v1.6"]

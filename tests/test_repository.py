@@ -5,6 +5,7 @@ import importlib
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,8 @@ def programs() -> dict[str, tuple[Program, str]]:
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "app":
-                    given = {word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg != "conf"}
+                    words = {word.arg: word.value for word in node.keywords}
+                    given = {key: ast.literal_eval(words[key]) for key in ("config_name", "reads") if key in words}
                     reads = given.get("reads")
                     program = Program(given["config_name"], tuple(reads) if reads is not None else None, "")
                     found[program.config_name] = program, path.parent.name
@@ -152,3 +154,32 @@ def test_every_command_of_a_readme_is_one_that_the_program_accepts(line: str):
         assert not arguments or module.startswith("benchmarks.")
         return
     precheck(program, parse_flags(prepare(arguments, program)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "projects.syncdreamer.train trainer.accelerator=cudaa",
+        "projects.syncdreamer.train logger.wandb=onlinee",
+        "projects.syncdreamer.train schedule.steps=-5",
+        "projects.toybox.train trainer.precision=8",
+        "projects.syncdreamer.predict sample_steps=3",
+        "projects.syncdreamer.predict precision=8",
+        "projects.syncdreamer.predict device=gpu",
+        "projects.benchmark.reconstruct mesh.resolution=1",
+    ],
+)
+def test_a_value_that_a_program_would_refuse_is_refused_before_torch_loads(line: str):
+    module, setting = line.split()
+    overlay = {"syncdreamer": ["+experiment=syncdreamer/toybox"], "toybox": ["+experiment=toybox/vae"]}
+    given = [*overlay.get(module.split(".")[1], ["views=x"]), setting, "--dry-run"]
+    code = f"""
+import sys
+import {module} as program
+try:
+    program.main({given!r})
+finally:
+    assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and f"error: {setting}" in done.stderr, done.stderr

@@ -46,6 +46,14 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors; nothing for any other file."""
+    try:
+        return read_header(path).get("__metadata__") or {}
+    except BadCheckpoint:
+        return {}
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, memory-mapped. Damage that can be seen is a BadCheckpoint.
 

@@ -5,10 +5,13 @@ What is given by path is the user's own and taken as it is. A bundled file is co
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from diffusers import AutoencoderKL
 from transformers import CLIPVisionModelWithProjection
+from transformers.utils import logging as transformers_logging
 
 from core.errors import BadCheckpoint, MissingWeights
 from core.files import sha256_file
@@ -65,7 +68,20 @@ def latents(folder: str) -> Latents:
 def image_encoder(folder: str) -> ImageEncoder:
     """A frozen CLIP image tower (in the folder's `image_encoder/`)."""
     path = weights_folder(folder) / "image_encoder"
-    return ImageEncoder(CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True))
+    with _without_progress_bar():
+        return ImageEncoder(CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True))
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """transformers draws one for a few milliseconds of reading, in the middle of the programs' own lines."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _verified(folder: Path) -> Path:

@@ -139,12 +139,12 @@ def _set_aside(folder: Path) -> None:
     folder.rename(target)
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file; raises BadOutput."""
     # Each tensor gets memory of its own: safetensors refuses the shared memory of tied weights.
     apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(apart, path)
+        save_file(apart, path, metadata=dict(metadata) if metadata else None)
     except SafetensorError as error:  # it reports a full disk as an error of its own kind
         raise BadOutput(f"cannot write {str(path)!r}: {error}; free space or choose another output") from error
 

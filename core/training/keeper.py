@@ -131,7 +131,8 @@ class Keeper:
             state |= {name: average.to(state[name]) for name, average in self.ema.averages.items()}
         record = provenance(self.config, seed=self.config["seed"]) | {"cpu_seconds": round(self.cpu_seconds())}
         with atomic_folder(Path(self.config["out"]) / "weights", overwrite=True) as folder:
-            checkpoints.save_tensors(self.module.export(state), folder / "model.safetensors")
+            metadata = self.module.export_metadata()
+            checkpoints.save_tensors(self.module.export(state), folder / "model.safetensors", metadata)
             checkpoints.save_json(record, folder / "provenance.json")
 
     def cpu_seconds(self) -> float:

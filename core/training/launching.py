@@ -18,18 +18,14 @@ from lightning.fabric.strategies import DDPStrategy
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from core import errors
-from core.config import one_of
 from core.errors import BadConfig, UserError
+from core.training.settings import PRECISIONS
 from core.training.signals import STOPPING, catching_signals, relay_to
-
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 
 
 def make_fabric(trainer: Mapping[str, Any]) -> Fabric:
-    """Lightning's devices, precision and strategy as `trainer` says."""
-    precision = PRECISIONS[one_of("trainer.precision", str(trainer["precision"]), list(PRECISIONS))]
-    accelerator = one_of("trainer.accelerator", trainer["accelerator"], ["auto", "cpu", "cuda"])
-    strategy = one_of("trainer.strategy", trainer["strategy"], ["auto", "ddp", "ddp_find_unused"])
+    """Lightning's devices, precision and strategy as `trainer` says, after `check_settings`."""
+    accelerator, strategy = trainer["accelerator"], trainer["strategy"]
     cuda = torch.cuda.is_available()
     if accelerator == "cuda" and not cuda:
         raise BadConfig("trainer.accelerator=cuda: no usable CUDA device here; choose cpu or auto")
@@ -48,7 +44,7 @@ def make_fabric(trainer: Mapping[str, Any]) -> Fabric:
         accelerator="cpu" if on_cpu else "cuda",
         devices=trainer["devices"],
         strategy=strategy,
-        precision=precision,  # type: ignore[arg-type]
+        precision=PRECISIONS[str(trainer["precision"])],  # type: ignore[arg-type]
         plugins=[slurm] if slurm else None,
     )
 

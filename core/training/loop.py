@@ -37,7 +37,8 @@ class Loop:
         self.val_items = instantiate(self.data["val"]) if self.data.get("val") else None
         if self.val_items is not None and len(self.val_items) == 0:
             raise BadData("the validation set is empty; check data.val (null: no validation)")
-        self.shown_items = instantiate(self.data["preview"]) if self.data.get("preview") else self.val_items
+        shown = instantiate(self.data["preview"]) if self.data.get("preview") else None
+        self.shown_items = self.val_items if shown is None else shown
         clip_norm = self.trainer["clip_norm"]
         clip_norm = None if clip_norm is None else float(clip_norm)
         self.stepper = Stepper(fabric, module, _optimizer(module), clip_norm)
@@ -62,7 +63,7 @@ class Loop:
             with self.bar:
                 self.bar.begin(self.at.step)
                 if self.shown_items is None and self.trainer["preview_every"]:
-                    self.bar.say("no validation pictures: neither data.val nor data.preview is set")
+                    self.bar.say("no validation pictures: neither data.val nor data.preview names any")
                 if not self.at.finished:
                     self._finish_step()
                 while self.at.step < self.trainer["max_steps"] and not self._out_of_time():

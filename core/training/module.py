@@ -61,6 +61,10 @@ class TrainingModule(L.LightningModule):
         """What is kept of the finished weights (averaged, if there is an average); by default all of them."""
         return state
 
+    def export_metadata(self) -> dict[str, str]:
+        """What the finished weights' file says beside them: how they are to be read, where no tensor shows it."""
+        return {}
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser over `parameter_groups`; its rates are the base that `schedule` multiplies."""
         assert self.make_optimizer is not None, "this module was built without an optimizer"

@@ -4,6 +4,20 @@ The rate of a step is the group's rate times the factor; the first step has numb
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
+
+from core.config import number, whole
+
+
+def check_schedule(settings: Mapping[str, Any]) -> None:
+    """Refuses numbers that none of the functions below means anything by; `settings` is the config's `schedule`."""
+    for key in {"steps", "max_steps"} & set(settings):
+        whole(f"schedule.{key}", settings[key], least=0)
+    for key in {"start", "peak", "final"} & set(settings):
+        number(f"schedule.{key}", settings[key], 0)
+    if "hold" in settings:
+        number("schedule.hold", settings["hold"], 0, 1)
 
 
 def constant(step: int) -> float:

@@ -73,7 +73,6 @@ def render_all(cfg: Mapping[str, Any], out: Path) -> list[dict[str, Any]]:
             items,
             work,
             out=out,
-            settings=None,
             name=lambda item: str(item.path),
             report=lambda line: console.print(line, markup=False, highlight=False),
         )

@@ -9,13 +9,45 @@ run with the same settings skips it; with other settings it refuses, unless over
 """
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from core.app import app
+from core.config import check_targets, instantiate, number, one_of, whole
+from core.device import check_device
 
 
-@app(config_name="reconstruct", reads=("method", "preset", "recipe", "field", "fit", "image", "mesh", "turntable"))
+def check(cfg: dict[str, Any]) -> None:
+    """Refuse what would fail only after the fit, or at every view set."""
+    check_device(cfg["device"])
+    image, mesh = cfg["image"], cfg["mesh"]
+    if image["max_size"] is not None:
+        whole("image.max_size", image["max_size"], least=8)
+    number("image.pixel_offset", image["pixel_offset"], 0, 1)
+    whole("mesh.resolution", mesh["resolution"], least=8)
+    number("mesh.min_component", mesh["min_component"], 0, 1)
+    if mesh["texture_size"] != 0:  # 0: vertex colours alone
+        whole("mesh.texture_size", mesh["texture_size"], least=16)
+
+    import torch  # the rest is known to classes that compute; what came before is told at once
+
+    from core.cameras.rigs import RIGS
+
+    if cfg["rig"] is not None:
+        one_of("rig", cfg["rig"], sorted(RIGS))
+    built = {key: cfg[key] for key in ("fit", "turntable", "field")}
+    check_targets(built)
+    with torch.random.fork_rng(devices=[]):
+        for node in built.values():
+            instantiate(node)
+
+
+@app(
+    config_name="reconstruct",
+    reads=("method", "preset", "recipe", "field", "fit", "image", "mesh", "turntable"),
+    check=check,
+)
 def main(cfg: DictConfig) -> None:
     """Views -> mesh: fit NeuS or an instant-ngp NeRF to one view set or many."""
     from projects.benchmark.assets import reconstruct_all

@@ -3,9 +3,10 @@
 from omegaconf import DictConfig
 
 from core.app import app
+from projects.syncdreamer.settings import check
 
 
-@app(config_name="syncdreamer_generate")
+@app(config_name="syncdreamer_generate", check=check)
 def main(cfg: DictConfig) -> None:
     from projects.syncdreamer.pipeline import generate
 

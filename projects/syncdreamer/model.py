@@ -21,7 +21,7 @@ from core.cameras.poses import from_world_to_camera
 from core.cameras.rigs import syncdreamer as syncdreamer_rig
 from core.diffusion.guidance import classifier_free_guidance
 from core.diffusion.schedules import NoiseSchedule, timestep_embedding
-from core.errors import BadRequest
+from core.errors import BadConfig, BadRequest
 from core.models.unet import walk_unet
 from core.types import Cameras
 from projects.syncdreamer.volume import SpatialVolume
@@ -73,6 +73,13 @@ class SyncDreamer(nn.Module):
             beta_end: the last beta; published: 0.012, which leaves some of the image in x_T.
         """
         super().__init__()
+        volume.check_views(num_views)
+        levels = len(unet.config.block_out_channels)
+        if tuple(volume_channels) != volume.frustum_net.channels or len(volume_channels) != levels:
+            raise BadConfig(
+                f"volume_channels={list(volume_channels)}: expected frustum_net.channels, which is "
+                f"{list(volume.frustum_net.channels)}, one for each of the UNet's {levels} levels"
+            )
         self.num_views = num_views
         self.image_size = image_size
         self.time_dim = time_dim

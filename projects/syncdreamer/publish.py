@@ -14,13 +14,16 @@ def main(cfg: DictConfig) -> None:
     from core.checkpoints.load import read_checkpoint
     from core.checkpoints.tensorfiles import write_tensors
     from core.files import atomic_folder, sha256_file
-    from core.training.publishing import trained_weights, write_card
+    from core.training.publishing import RECORD_FILE, read_record, trained_weights, write_card
+    from projects.syncdreamer.weights import PREDICTION
 
-    weights = read_checkpoint(trained_weights(cfg.run))
+    path = trained_weights(cfg.run)
+    weights = read_checkpoint(path)
+    denoiser = read_record(path.with_name(RECORD_FILE))["config"]["model"]["denoiser"]
     half = {name: tensor.half() if tensor.is_floating_point() and tensor.numel() > 1000 else tensor
             for name, tensor in weights.items()}  # fmt: skip
     with atomic_folder(Path(cfg.publish), overwrite=True) as folder:
-        write_tensors(folder / "model.safetensors", half)
+        write_tensors(folder / "model.safetensors", half, {PREDICTION: denoiser["prediction"]})
         scores = read_scores(cfg.scores, sha256_file(folder / "model.safetensors")) if cfg.scores is not None else {}
         write_card(
             folder,

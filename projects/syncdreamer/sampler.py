@@ -10,8 +10,6 @@ from core.diffusion.samplers import DDIMSchedule, ddim_step
 from core.errors import BadRequest
 from projects.syncdreamer.model import Condition, SyncDreamer
 
-SAMPLERS = ("ddim",)
-
 
 @torch.no_grad()
 def sample(

@@ -15,14 +15,14 @@ from torch import Tensor
 from core.attention.multiview import idle_parameters
 from core.config import number, whole
 from core.diffusion.samplers import uniform_timesteps
-from core.errors import BadConfig, BadRequest
+from core.errors import BadConfig, BadData, BadRequest
 from core.images import contact_sheet
 from core.models.encoders import ImageEncoder
 from core.models.latents import Latents
 from core.training.module import TrainingModule
 from projects.syncdreamer.model import Condition, SyncDreamer
 from projects.syncdreamer.sampler import sample
-from projects.syncdreamer.weights import load_start
+from projects.syncdreamer.weights import PREDICTION, load_start
 
 DROP_EACH = 0.05  # probability of dropping all, the concatenated latents, the volume, or the image's embedding
 
@@ -108,6 +108,7 @@ class SyncDreamerSystem(TrainingModule):
         self, batch: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[Float[Tensor, "b v c h w"], Condition]:
         """Sampled latents of the target views, and the condition, of pixels or of moments encoded beforehand."""
+        self._check_views(batch)
         if "target_moments" in batch:
             target_moments = rearrange(batch["target_moments"], "b v c h w -> (b v) c h w")
             input_moments = batch["input_moments"]
@@ -120,6 +121,14 @@ class SyncDreamerSystem(TrainingModule):
         inputs = self.latents.sample(input_moments, generator)
         targets = rearrange(targets, "(b v) c h w -> b v c h w", b=len(inputs))
         return targets, self.condition(context, inputs, batch["input_elevation"][:, 0])
+
+    def _check_views(self, batch: Mapping[str, Tensor]) -> None:
+        views = batch["target_moments" if "target_moments" in batch else "target_pixels"]
+        if views.shape[1] != self.denoiser.num_views:
+            raise BadData(
+                f"the data has {views.shape[1]} target views per object, the model {self.denoiser.num_views}; set "
+                f"model.denoiser.num_views={views.shape[1]} (and what depends on it), or choose other data"
+            )
 
     def condition(self, context: Tensor, scaled_latents: Tensor, elevation: Tensor) -> Condition:
         """The UNet concatenates unscaled latents, unlike the ones it denoises."""
@@ -208,6 +217,9 @@ class SyncDreamerSystem(TrainingModule):
     def export(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The denoiser: the frozen networks have files of their own."""
         return {key: value for key, value in state.items() if key.startswith("denoiser.")}
+
+    def export_metadata(self) -> dict[str, str]:
+        return {PREDICTION: self.denoiser.prediction}
 
 
 def keep_masks(

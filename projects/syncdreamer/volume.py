@@ -13,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from core.errors import BadConfig
 from core.types import Cameras
 from projects.syncdreamer.geometry import depth_range, frustum_points, voxel_vertices, warp_coordinates
 
@@ -145,6 +146,7 @@ class FrustumNet(nn.Module):
         super().__init__()
         kwargs = {"time_dim": time_dim, "view_dim": view_dim}
         steps = list(pairwise(channels))
+        self.channels = tuple(channels)
         self.conv_in = nn.Conv3d(in_channels, channels[0], 3, padding=1)
         self.downs = nn.ModuleList(ConditionedConv3d(a, b, stride=2, **kwargs) for a, b in steps)
         self.blocks = nn.ModuleList(ConditionedConv3d(b, b, **kwargs) for _, b in steps)
@@ -177,6 +179,8 @@ class SpatialVolume(nn.Module):
         radius: float = UNIT_CUBE_RADIUS,
     ) -> None:
         super().__init__()
+        if (out := spatial_net.conv_in.out_channels) != (into := frustum_net.conv_in.in_channels):
+            raise BadConfig(f"frustum_net.in_channels={into}: expected spatial_net.channels[0], which is {out}")
         self.target_encoder = target_encoder
         self.spatial_net = spatial_net
         self.frustum_net = frustum_net
@@ -184,6 +188,15 @@ class SpatialVolume(nn.Module):
         self.half_extent = half_extent
         self.num_depths = num_depths
         self.radius = radius
+
+    def check_views(self, num_views: int) -> None:
+        """BadConfig unless the spatial network reads the features of exactly so many views."""
+        per_view = self.target_encoder.conv_out[-1].out_channels
+        if (found := self.spatial_net.conv_in.in_channels) != num_views * per_view:
+            raise BadConfig(
+                f"spatial_net.in_channels={found}: expected {num_views * per_view}, num_views={num_views} times "
+                f"target_encoder.out_channels={per_view}; change one of the three"
+            )
 
     def unproject_views(
         self, x: Float[Tensor, "b v c h w"], time: Float[Tensor, "b t"], view: Float[Tensor, "b v e"], cameras: Cameras

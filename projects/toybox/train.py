@@ -3,9 +3,10 @@
 from omegaconf import DictConfig
 
 from core.app import app
+from core.training.settings import check_settings
 
 
-@app(config_name="toybox_train")
+@app(config_name="toybox_train", check=check_settings)
 def main(cfg: DictConfig) -> float:
     from core.training.run import run
     from projects.toybox.publish import publish

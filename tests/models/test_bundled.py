@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from transformers.utils import logging as transformers_logging
 
 from core.errors import BadCheckpoint, MissingWeights
 from core.models import bundled
@@ -38,6 +39,13 @@ def test_weights_are_found_by_path_by_folder_and_by_name(tmp_path):
     assert weights_file(str(path)) == weights_file(str(tmp_path)) == weights_file(tmp_path) == path
     assert weights_folder(str(tmp_path)) == tmp_path
     assert weights_file("syncdreamer_toybox") == WEIGHTS / "syncdreamer_toybox" / "model.safetensors"
+
+
+def test_loading_an_image_encoder_says_nothing_and_leaves_others_their_progress_bars(capsys):
+    transformers_logging.enable_progress_bar()
+    image_encoder("toybox_clip")
+    assert "Loading weights" not in capsys.readouterr().err
+    assert transformers_logging.is_progress_bar_enabled()
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,11 @@ def test_a_failed_save_is_reported_and_the_training_goes_on(
 ) -> None:
     save_tensors, failing = checkpoints.save_tensors, [True]
 
-    def full_once(tensors: dict, path: Path) -> None:
+    def full_once(tensors: dict, path: Path, *metadata: dict) -> None:
         if failing:
             failing.clear()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        save_tensors(tensors, path)
+        save_tensors(tensors, path, *metadata)
 
     monkeypatch.setattr(checkpoints, "save_tensors", full_once)
     run(config(tmp_path / "run"))

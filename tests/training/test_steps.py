@@ -85,6 +85,12 @@ def test_preview_pictures_are_written(tmp_path: Path) -> None:
     assert list((tmp_path / "run/tensorboard").glob("events*"))
 
 
+def test_where_no_pictures_are_named_those_of_the_validation_are_shown(tmp_path: Path) -> None:
+    none = {"_target_": "projects.syncdreamer.data.validation_pictures", "folder": None}
+    run(config(tmp_path / "run", data__preview=none, trainer__preview_every=2, trainer__max_steps=2))
+    assert [path.name for path in (tmp_path / "run/samples").iterdir()] == ["00000002.png"]
+
+
 def nan_in_calls(monkeypatch: pytest.MonkeyPatch, calls: range | tuple[int, ...]) -> None:
     monkeypatch.setattr(ToyDenoiser, "disturb", lambda module: math.nan if module.calls in calls else 1.0)
 
@@ -158,6 +164,12 @@ def test_a_run_without_time_ends_before_its_first_step(tmp_path: Path) -> None:
         ("trainer__precision", "bf61"),
         ("trainer__accelerator", "gpu"),
         ("trainer__strategy", "dpp"),
+        ("logger__wandb", "onlinee"),
+        ("logger__tensorboard", "yes"),
+        ("schedule__steps", -5),
+        ("schedule__start", -0.1),
+        ("schedule__hold", 2),
+        ("schedule", None),
         ("optimizer__lr", -1),
         ("optimizer__lr", math.nan),
         ("data__batch_size", -1),

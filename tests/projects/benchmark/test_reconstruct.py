@@ -29,7 +29,7 @@ from core.settings import composed, settings
 from core.views import write_views
 from projects.benchmark import assets
 from projects.benchmark.assets import find_items, shrink
-from projects.benchmark.reconstruct import main
+from projects.benchmark.reconstruct import check, main
 from tests.projects.benchmark.balls import RADIUS, ball_views
 
 TINY = [
@@ -115,6 +115,13 @@ def test_what_the_user_got_wrong_is_one_line_before_any_work(tmp_path, arguments
     assert stop.value.code == 2 and error.startswith("error:") and message in error and "\n" not in error
 
 
+@pytest.mark.parametrize(("argument", "message"), [("fit.steps=0", "steps=0"), ("+fit.stepz=3", "'fit.stepz'")])
+def test_a_dry_run_knows_what_the_fit_would_refuse(argument, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["views=x", argument, "--dry-run"])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
 @functools.cache
 def toybox_settings(method: str):
     return settings(main.program, composed(main.program, ["views=x", f"method={method}"]))
@@ -159,7 +166,7 @@ def test_settings_that_would_fail_after_the_fit_are_refused_before_it(setting, m
     assert last in node
     node[last] = yaml.safe_load(value)
     with pytest.raises(BadConfig, match=re.escape(message)):
-        assets.check_settings(cfg)
+        check(cfg)
 
 
 def test_a_camera_that_is_not_a_number_is_named_by_its_view(ball, tmp_path, capsys):

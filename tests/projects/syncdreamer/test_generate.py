@@ -3,6 +3,12 @@
 import json
 import os
 import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +18,33 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from core.models.bundled import WEIGHTS
+from core.settings import composed, settings
 from core.views import read_views
-from projects.syncdreamer import generate
+from projects.syncdreamer import generate, pipeline, results
+from projects.syncdreamer.estimate import estimate_memory
+from projects.syncdreamer.sampling import read_object
+from projects.syncdreamer.settings import Settings
+from projects.syncdreamer.weights import PREDICTION
 
+ROOT = Path(__file__).resolve().parents[3]
 FAST = ["+experiment=syncdreamer/toybox", "sample_steps=2", "sample_num=1", "device=cpu"]
 BUNDLED = WEIGHTS / "syncdreamer_toybox" / "model.safetensors"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _estimated_once():
+    """The estimate takes a second, and these tests ask for the same few again and again."""
+    known = {}
+
+    def remembered(model, settings, device):
+        key = json.dumps([model, repr(settings), str(device)])
+        if key not in known:
+            known[key] = estimate_memory(model, settings, device)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "estimate_memory", remembered)
+        yield
 
 
 def a_picture(size=(40, 30), mode="RGBA"):
@@ -70,8 +98,91 @@ def test_a_picture_becomes_sixteen_views_with_cameras_and_sheets(tmp_path, capsy
 
     code, err = run(capsys, f"input={folder / 'châir (1).png'}", f"out={out}", "sample_num=2", "crop_size=48")
     assert code == 0 and "done before, skipped" in err
+    assert len(list((out / "châir (1)").glob("[0-9].png"))) == 2
     refused_code, err = run(capsys, f"input={folder / 'châir (1).png'}", f"out={out}", "sample_num=1")
     assert refused_code == 2 and "other settings" in err
+
+
+def test_the_best_sample_has_a_name_of_its_own(made):
+    best = json.loads((made / "ranking.json").read_text())["best"]
+    assert torch.equal(read_views(made / "best").images, read_views(made / str(best)).images)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A picture and the results of a first run on it, for tests that run again."""
+    folder = tmp_path_factory.mktemp("first")
+    a_picture().save(folder / "a.png")
+    generate.main([*FAST, f"input={folder / 'a.png'}", f"out={folder / 'out'}", "sample_num=2"])
+    return folder
+
+
+@pytest.fixture
+def made(first):
+    return first / "out" / "a"
+
+
+@pytest.fixture
+def again(first, tmp_path):
+    """A copy of the picture and its results, which a test may change, and the arguments of the first run."""
+    shutil.copytree(first, tmp_path / "again")
+    return tmp_path / "again"
+
+
+def run_again(capsys, folder, *arguments):
+    return run(capsys, f"input={folder / 'a.png'}", f"out={folder / 'out'}", "sample_num=2", *arguments)
+
+
+def test_another_picture_under_the_same_path_is_not_taken_for_done(again, capsys):
+    Image.new("RGBA", (40, 30), (0, 0, 90, 255)).save(again / "a.png")
+    code, err = run_again(capsys, again)
+    assert code == 2 and "another picture" in err and "done before" not in err
+
+
+def test_other_weights_under_the_same_name_are_not_taken_for_the_same(again, capsys):
+    state = load_file(BUNDLED)
+    weights = again / "model.safetensors"
+    save_file(state, weights)  # the same numbers in another file: not known to be the same
+    code, err = run_again(capsys, again, f"weights={weights}")
+    assert code == 2 and "other settings or weights" in err
+
+
+def test_another_mask_under_the_same_path_is_not_taken_for_the_same(tmp_path, capsys):
+    a_picture().save(tmp_path / "a.png")
+    given = (f"input={tmp_path / 'a.png'}", f"out={tmp_path / 'out'}", f"mask={tmp_path / 'mask.png'}")
+    for side, expected in ((5, 0), (6, 2)):
+        mask = Image.new("L", (40, 30))
+        mask.paste(255, (side, side, 20, 20))
+        mask.save(tmp_path / "mask.png")
+        code, err = run(capsys, *given)
+        assert code == expected and "done before" not in err, err
+
+
+def test_a_program_killed_before_its_line_was_written_finds_its_results_done(again, capsys):
+    (again / "out" / "results.jsonl").unlink()
+    code, err = run_again(capsys, again)
+    assert code == 0 and "done before, skipped" in err
+    (record,) = [json.loads(line) for line in (again / "out" / "results.jsonl").read_text().splitlines()]
+    assert record["status"] == "skipped" and Path(record["folder"]) == again / "out" / "a"
+
+
+def test_results_that_lost_a_file_are_not_taken_for_done(again, capsys):
+    (again / "out" / "a" / "best" / "transforms.json").unlink()
+    code, err = run_again(capsys, again)
+    assert code == 2 and "done before" not in err and "overwrite=true" in err
+
+
+def test_pictures_of_one_name_in_several_folders_get_folders_of_their_own(tmp_path, capsys):
+    for name in ("chair", "table"):
+        (tmp_path / "g" / name).mkdir(parents=True)
+        a_picture().save(tmp_path / "g" / name / "000.png")
+    given = (f"input={tmp_path / 'g' / '*' / '000.png'}", f"out={tmp_path / 'out'}")
+    code, err = run(capsys, *given)
+    assert code == 0, err
+    for name in ("chair_000", "table_000"):
+        assert (tmp_path / "out" / name / "best" / "transforms.json").is_file()
+    code, err = run(capsys, *given)
+    assert code == 0 and err.count("done before, skipped") == 2
 
 
 def test_views_do_not_depend_on_how_many_are_denoised_at_once(tmp_path, capsys):
@@ -95,7 +206,7 @@ def test_a_folder_goes_on_past_a_bad_picture_and_lists_it(tmp_path, capsys):
     assert code == 2 and "1 of 2 inputs failed" in err
     records = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert {Path(r["input"]).name: r["status"] for r in records} == {"bad.png": "failed", "good.png": "ok"}
-    assert (tmp_path / "out" / "good" / "0" / "transforms.json").exists()
+    assert (tmp_path / "out" / "good" / "best" / "transforms.json").exists()
 
 
 @pytest.mark.parametrize("mode", ["I;16", "CMYK", "L", "RGB"])
@@ -127,9 +238,23 @@ def test_a_bad_picture_is_named_in_one_line(make, words, tmp_path, capsys):
     refused(capsys, tmp_path / "out", f"input={tmp_path / 'a.png'}", words=words)
 
 
-def test_a_single_pixel_is_an_object_too(tmp_path, capsys):
+def test_alpha_that_is_full_everywhere_is_not_silently_taken_as_all_object(tmp_path, capsys):
     Image.new("RGBA", (1, 1), (200, 0, 0, 255)).save(tmp_path / "a.png")
-    assert run(capsys, f"input={tmp_path / 'a.png'}", f"out={tmp_path / 'out'}")[0] == 0
+    given = f"input={tmp_path / 'a.png'}"
+    refused(capsys, tmp_path / "out", given, words=["same alpha everywhere", "mask=auto", "mask=white", "mask=none"])
+    assert run(capsys, given, f"out={tmp_path / 'again'}", "mask=none")[0] == 0  # a single pixel is an object too
+
+
+def test_auto_takes_the_alpha_that_marks_an_object_before_it_guesses(tmp_path):
+    a_picture().save(tmp_path / "marked.png")
+    rgba, how = read_object(tmp_path / "marked.png", "auto")
+    assert how == "mask=auto: the picture's alpha" and rgba[3].mean() < 1
+    assert torch.equal(rgba, read_object(tmp_path / "marked.png", "alpha")[0])
+    opaque = Image.new("RGBA", (40, 30), (255, 255, 255, 255))
+    opaque.paste((200, 40, 30, 255), (8, 5, 32, 25))
+    opaque.save(tmp_path / "opaque.png")
+    rgba, how = read_object(tmp_path / "opaque.png", "auto")
+    assert "alpha" not in how and 0.3 < rgba[3].mean() < 0.5
 
 
 def test_exif_rotation_is_applied(tmp_path, capsys):
@@ -160,12 +285,46 @@ def test_exif_rotation_is_applied(tmp_path, capsys):
         ("device=cuda:7", ["device=cuda:7"]),
         ("precision=8", ["precision=8"]),
         ("num_views=17", ["num_views=17", "viewfusion"]),
+        ("mask=whyte", ["mask=whyte", "white"]),
+        ("mask=nowhere/mask.png", ["nowhere/mask.png"]),
+        ("mask=rembg", ["mask=rembg", "u2net.onnx"]),
         ("weights=nowhere.ckpt", ["nowhere.ckpt"]),
     ],
 )
-def test_a_wrong_setting_is_refused_with_what_would_be_right(argument, words, tmp_path, capsys):
+def test_a_wrong_setting_is_refused_with_what_would_be_right(argument, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("U2NET_HOME", str(tmp_path))
     a_picture().save(tmp_path / "a.png")
     refused(capsys, tmp_path / "out", f"input={tmp_path / 'a.png'}", argument, words=words)
+    assert not (tmp_path / "out" / "results.jsonl").exists()  # no picture is blamed
+
+
+WRONG = ["precision=8", "crop_size=100", "mask=whyte", "sample_steps=30", "num_views=17", "sampler=plms", "eta=2"]
+
+
+def test_wrong_values_are_told_before_torch_loads():
+    program = """
+import sys
+from projects.syncdreamer import generate
+for wrong in sys.argv[1:]:
+    try:
+        generate.main(["+experiment=syncdreamer/toybox", "input=x.png", wrong])
+    except SystemExit as stop:
+        assert stop.code == 2, wrong
+    else:
+        raise AssertionError(wrong)
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program, *WRONG], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("error: ") == len(WRONG)
+
+
+def test_weights_that_predict_something_else_are_refused(tmp_path, capsys):
+    a_picture().save(tmp_path / "a.png")
+    save_file(load_file(BUNDLED), tmp_path / "m.safetensors", metadata={PREDICTION: "velocity"})
+    given = (f"input={tmp_path / 'a.png'}", f"weights={tmp_path / 'm.safetensors'}")
+    refused(capsys, tmp_path / "out", *given, "model.denoiser.prediction=noise", words=["velocity", "m.safetensors"])
+    assert run(capsys, *given, f"out={tmp_path / 'again'}")[0] == 0
 
 
 def damaged(tmp_path, change):
@@ -230,24 +389,74 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path, capsys):
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
-    from projects.syncdreamer import pipeline
-
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     a_picture().save(tmp_path / "a.png")
-    monkeypatch.setattr(pipeline, "write_image", full)
+    monkeypatch.setattr(results, "write_image", full)
     refused(capsys, tmp_path / "out", f"input={tmp_path / 'a.png'}", words=["No space left"])
 
 
-def test_ctrl_c_ends_with_130_and_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
-    from projects.syncdreamer import pipeline
-
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
+def start_and_wait_for_sampling(tmp_path, out):
+    """A real run of many steps, once the first are behind it."""
     a_picture().save(tmp_path / "a.png")
-    monkeypatch.setattr(pipeline, "write_views", interrupted)
-    code, err = run(capsys, f"input={tmp_path / 'a.png'}", f"out={tmp_path / 'out'}")
-    assert code == 130 and "Traceback" not in err
-    assert not list((tmp_path / "out").rglob("transforms.json")) and not list((tmp_path / "out").rglob(".tmp-*"))
+    command = [sys.executable, "-m", "projects.syncdreamer.generate", *FAST, "sample_steps=500", f"out={out}"]
+    process = subprocess.Popen(
+        [*command, f"input={tmp_path / 'a.png'}"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(out.glob(".tmp-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    assert process.poll() is None, process.communicate()[1]
+    return process
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_the_middle_leaves_nothing_temporary_or_half_written(signum, code, tmp_path):
+    out = tmp_path / "out"
+    process = start_and_wait_for_sampling(tmp_path, out)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in err
+    assert {path.name for path in out.iterdir()} == {
+        "config.yaml", "overrides.yaml", "provenance.json", "syncdreamer_generate.log"
+    }  # fmt: skip
+
+
+def test_the_memory_that_is_announced_is_about_what_the_run_takes(tmp_path):
+    a_picture().save(tmp_path / "a.png")
+    program = """
+import resource, sys
+from projects.syncdreamer import generate
+generate.main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+    given = [*FAST, f"input={tmp_path / 'a.png'}", f"out={tmp_path / 'out'}"]
+    done = subprocess.run([sys.executable, "-c", program, *given], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    announced = float(re.search(r"memory: about ([0-9.]+) GiB", done.stderr)[1])
+    assert 0.5 < announced / (int(done.stdout.split()[-1]) / 2**30) < 2
+
+
+def test_the_published_size_is_estimated_without_weights_and_by_batch_and_precision():
+    model = settings(generate.main.program, composed(generate.main.program, ["input=x"])).model
+    estimates = {
+        (views, precision): estimate_memory(
+            model, Settings(batch_view_num=views, precision=precision), torch.device("cpu")
+        )
+        for views, precision in ((1, "32"), (16, "32"), (16, "bf16"))
+    }
+    one, many, half = estimates.values()
+    assert 5 < one.weights / 2**30 < 5.1 and one.weights == half.weights
+    assert many.activations > 4 * one.activations and many.activations > 1.5 * half.activations
+    assert "batch_view_num=16" in many.hint and "float32" in str(many) and "bfloat16" in str(half)
+
+
+def test_memory_that_runs_out_is_one_line_that_names_what_to_lower(tmp_path, capsys, monkeypatch):
+    for name in ("a", "b"):
+        a_picture().save(tmp_path / f"{name}.png")
+    monkeypatch.setattr(pipeline, "make_samples", lambda *_: torch.empty(2**55))
+    words = ["out of memory", "batch_view_num=8", "GiB"]
+    refused(capsys, tmp_path / "out", f"input={tmp_path / '*.png'}", words=words)
+    assert not (tmp_path / "out" / "results.jsonl").exists()  # no picture is blamed

@@ -1,6 +1,7 @@
 """SyncDreamer beyond the fixtures: what must not change the result, and what must."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from core.errors import BadCheckpoint, BadConfig, BadData, BadRequest, MissingWe
 from core.settings import composed, settings
 from projects.syncdreamer import checkpoint, generate, prediction, train, weights
 from projects.syncdreamer import predict as syncdreamer_predict
-from projects.syncdreamer.model import Condition
+from projects.syncdreamer.model import Condition, SyncDreamer
 from projects.syncdreamer.sampler import sample
 from projects.syncdreamer.system import keep_masks
+from projects.syncdreamer.volume import FrustumNet, SpatialVolume
 from tests.golden_fixture import golden_root
 from tests.projects.syncdreamer import tiny
 
@@ -124,6 +126,69 @@ def test_training_lowers_the_loss_of_one_batch():
 def test_a_system_refuses_settings_that_would_fail_in_the_middle_of_a_training(wrong, says):
     with pytest.raises((BadConfig, MissingWeights), match=says):
         tiny.system(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"num_views": 8}, r"spatial_net.in_channels=32: expected 16, num_views=8 times target_encoder.out_channels=2"),
+        ({"volume_channels": [8]}, r"volume_channels=\[8\]: expected frustum_net.channels, which is \[8, 16\]"),
+        ({"volume_channels": [8, 12]}, r"volume_channels=\[8, 12\]: expected frustum_net.channels"),
+        ({"volume": tiny.volume(channels=(8, 8, 16)), "volume_channels": [8, 8, 16]}, "the UNet's 2 levels"),
+    ],
+)
+def test_a_denoiser_refuses_a_volume_that_does_not_fit(wrong, says):
+    unet = tiny.denoiser().unet
+    fitting = {"volume": tiny.volume(), "volume_channels": [8, 16], "num_views": 16}
+    with pytest.raises(BadConfig, match=says):
+        SyncDreamer(unet=unet, image_size=32, time_dim=16, **(fitting | wrong))
+
+
+def test_a_volume_refuses_nets_that_do_not_fit_each_other():
+    parts = tiny.volume()
+    with pytest.raises(BadConfig, match=r"frustum_net.in_channels=4: expected spatial_net.channels\[0\], which is 8"):
+        SpatialVolume(
+            target_encoder=parts.target_encoder,
+            spatial_net=parts.spatial_net,
+            frustum_net=FrustumNet(in_channels=4, channels=(8, 16), time_dim=16),
+        )
+
+
+@pytest.mark.parametrize("kind", ["pixels", "moments"])
+def test_data_of_another_number_of_views_is_refused_at_the_first_batch(kind):
+    system = tiny.system(single_view_until=1.0, finetune_unet=True)  # builds no volume, which would notice
+    batch = a_batch()
+    if kind == "moments":
+        batch = {"target_moments": torch.zeros(2, 8, 8, 8, 8), "input_elevation": batch["input_elevation"]}
+    else:
+        batch["target_pixels"] = batch["target_pixels"][:, :8]
+    with pytest.raises(BadData, match=r"8 target views per object, the model 16; set model.denoiser.num_views=8"):
+        system.loss(batch, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("trained", "fits"), [("noise", True), ("velocity", False), (None, True)])
+def test_weights_say_what_they_predict_and_another_reading_is_refused(trained, fits, tmp_path):
+    system = tiny.system()  # reads noise
+    metadata = None if trained is None else system.export_metadata() | {weights.PREDICTION: trained}
+    save_file(system.export(system.state_dict()), tmp_path / "m.safetensors", metadata=metadata)
+    with nullcontext() if fits else pytest.raises(BadCheckpoint, match=r"prediction=noise reads.*prediction=velocity"):
+        weights.load_weights(system, tmp_path / "m.safetensors")
+
+
+def test_published_weights_predict_noise(tmp_path):
+    system = tiny.system()
+    system.denoiser.prediction = "velocity"
+    save_file({"spatial_volume.x": torch.zeros(1)}, tmp_path / "official.safetensors")
+    with pytest.raises(BadCheckpoint, match=r"set model\.denoiser\.prediction=noise"):
+        weights.load_weights(system, tmp_path / "official.safetensors")
+
+
+def test_the_noise_schedule_comes_with_the_weights(tmp_path):
+    trained, other = tiny.denoiser(beta_end=0.02), tiny.system()
+    state = {f"denoiser.{name}": tensor for name, tensor in trained.state_dict().items()}
+    save_file(state, tmp_path / "m.safetensors")
+    weights.load_weights(other, tmp_path / "m.safetensors")
+    assert torch.equal(other.denoiser.schedule.alphas_cumprod, trained.schedule.alphas_cumprod)
 
 
 def a_batch(batch=2):

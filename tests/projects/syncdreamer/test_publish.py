@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.checkpoints.tensorfiles import write_tensors
+from core.checkpoints.tensorfiles import read_metadata, write_tensors
 from core.files import sha256_file
 from core.models import bundled
 from core.models.bundled import weights_file
@@ -30,7 +30,8 @@ def finished(toybox, tmp_path):
     folder.mkdir(parents=True)
     tensors = {"denoiser.large": torch.rand(40, 40), "denoiser.small": torch.rand(3), "denoiser.count": torch.tensor(7)}
     write_tensors(folder / "model.safetensors", tensors)
-    config = {"out": str(tmp_path), "seed": 3, "data": {"root": str(toybox)}, "model": {"start": None}}
+    model = {"start": None, "denoiser": {"prediction": "velocity"}}
+    config = {"out": str(tmp_path), "seed": 3, "data": {"root": str(toybox)}, "model": model}
     record = provenance(config, seed=3) | {"cpu_seconds": 55}
     (folder / "provenance.json").write_text(json.dumps(record))
     return tmp_path / "run"
@@ -70,6 +71,7 @@ def test_a_run_is_published_and_then_again_with_its_scores(finished, tmp_path, m
         "denoiser.small": torch.float32,
         "denoiser.count": torch.int64,
     }
+    assert read_metadata(path)["prediction"] == "velocity"
     card = json.loads((path.parent / "card.json").read_text())
     assert card["cpu_seconds"] == 55 and card["seed"] == 3 and "measured" not in card and "out" not in card["config"]
     assert card["files"] == {"model.safetensors": sha256_file(path)}

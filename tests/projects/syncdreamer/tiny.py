@@ -38,15 +38,16 @@ def volume(num_views: int = 16, channels: tuple[int, ...] = (8, 16)) -> SpatialV
     )
 
 
-def denoiser(num_views: int = 16) -> SyncDreamer:
+def denoiser(num_views: int = 16, **options) -> SyncDreamer:
     unet = UNet2DConditionModel(
         sample_size=8, in_channels=8, out_channels=4, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4,
         down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
         attention_head_dim=2, cross_attention_dim=CONTEXT,
     )  # fmt: skip
     return SyncDreamer(
-        unet=unet, volume=volume(num_views), volume_channels=[8, 16], num_views=num_views, image_size=32, time_dim=16
-    )
+        unet=unet, volume=volume(num_views), volume_channels=[8, 16], num_views=num_views, image_size=32, time_dim=16,
+        **options,
+    )  # fmt: skip
 
 
 def system(**options) -> SyncDreamerSystem:
