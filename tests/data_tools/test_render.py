@@ -123,7 +123,9 @@ def test_a_process_that_dies_fails_its_own_object_only(meshes, tmp_path, monkeyp
     monkeypatch.setattr(make, "read_surface", read)  # processes are forked
     message = refused([f"input={meshes}", f"out={tmp_path / 'out'}", *TINY[:2], "workers=2", "rig=mvdream"], capsys)
     assert "1 of 3" in message and "out of memory?" in message
-    assert [line["status"] for line in results(tmp_path / "out")] == ["ok", "failed", "ok"]
+    one, ring, other = [line["status"] for line in results(tmp_path / "out")]
+    assert ring == "failed"
+    assert {one, other} <= {"ok", "skipped"}  # skipped: it was finished when the process died, before it was counted
 
 
 def test_broken_meshes_are_one_line_each_and_the_rest_goes_on(tmp_path, capsys):

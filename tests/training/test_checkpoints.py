@@ -82,7 +82,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_valid_and_nothing_temporary(
 ) -> None:
     save(tmp_path, snapshot(1))
 
-    def full(tensors: object, path: Path) -> None:
+    def full(tensors: object, path: Path, **options: object) -> None:
         path.write_bytes(b"half")
         raise error
 

@@ -42,7 +42,7 @@ def test_depth_transformer(folded):
 def golden_unet():
     """The fixture, the UNet with its depth attention, and the volumes, finest first."""
     info, data = load("syncdreamer", "unet")
-    model = build_denoiser(info["kwargs"], tiny.volume())
+    model = build_denoiser(info["kwargs"], tiny.volume(channels=tuple(info["kwargs"]["volume_dims"])))
     table = checkpoint.denoiser_table(**unet_layout(info["kwargs"]), ours="")
     table = NameTable([(a, b) for a, b in table.pairs if a.startswith(info["key_prefix"])])
     network = {name: part for name, part in model.named_children() if name in ("unet", "depth_middle", "depth_up")}
