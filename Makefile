@@ -58,7 +58,7 @@ doctor: $(READY) ## what is installed, what is used instead, and why
 toybox: $(READY) ## make the toybox data set in data/toybox (at most 10 CPU-minutes)
 	$(RUN) -m data_tools.toybox
 
-weights: toybox ## train the bundled weights again, in order (about 2 CPU-hours in all; weights/README.md)
+weights: toybox ## train the bundled weights again, in order (about 2 CPU-hours; weights/README.md)
 	$(RUN) -m projects.toybox.train +experiment=toybox/vae out=outputs/weights/toybox_vae publish=weights/toybox_vae
 	$(RUN) -m projects.toybox.train +experiment=toybox/clip out=outputs/weights/toybox_clip publish=weights/toybox_clip
 	$(RUN) -m projects.syncdreamer.train +experiment=syncdreamer/toybox out=outputs/weights/syncdreamer_toybox
