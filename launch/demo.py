@@ -65,28 +65,21 @@ def input_elevation_deg(truth: Path, view: int) -> float:
 
 def write(out: Path, truth: Path, photo: Path, best: Path, input_view: int) -> None:
     """The page, and its numbers: views against the true views, the mesh against the true mesh and a sphere."""
-    import torch
-    import trimesh
-
     from core.images import composite, read_image
     from core.mesh.export import read_mesh
+    from core.mesh.place import sphere, turned
     from core.metrics.images import flip, psnr, ssim
     from core.metrics.shapes import chamfer, sample_surface
     from core.metrics.summary import CHAMFER, FLIP, PSNR, SSIM
     from core.report import ReportItem, write_report
-    from core.types import Mesh
     from core.views import read_views
 
     made, true = read_views(best), read_views(truth / "target")
     # The model's ring starts at the input; the toybox's at its own azimuth 0.
     order = [(input_view + view) % len(true) for view in range(len(true))]
     true_rgb, made_rgb = true.rgb()[order], made.rgb()
-    mesh, true_mesh = (
-        read_mesh(out / "asset" / "mesh.ply"),
-        turned(read_mesh(truth / "mesh.ply"), input_view, len(true)),
-    )
-    ball = trimesh.creation.icosphere(subdivisions=3, radius=0.5)
-    sphere = Mesh(torch.from_numpy(ball.vertices).float(), torch.from_numpy(ball.faces).long())
+    mesh = read_mesh(out / "asset" / "mesh.ply")
+    true_mesh = turned(read_mesh(truth / "mesh.ply"), -2 * math.pi * input_view / len(true))
     target = sample_surface(true_mesh, 20000, seed=0)
     image = composite(read_image(photo))
     repeated = image.expand_as(true_rgb)
@@ -99,7 +92,7 @@ def write(out: Path, truth: Path, photo: Path, best: Path, input_view: int) -> N
         }
         for name, rgb, shape in (
             ("SyncDreamer (toybox), then NeuS", made_rgb, mesh),
-            ("trivial: the input repeated, a sphere", repeated, sphere),
+            ("trivial: the input repeated, a sphere", repeated, sphere()),
         )
     }
     film = out / "asset" / json.loads((out / "asset" / "asset.json").read_text())["turntable"]["file"]
@@ -117,18 +110,6 @@ def write(out: Path, truth: Path, photo: Path, best: Path, input_view: int) -> N
             (out / path.name).write_bytes(path.read_bytes())
     print(json.dumps(metrics, indent=1))
     print(f"\n{out / 'report.html'}: open it in a browser", file=sys.stderr)
-
-
-def turned(mesh, input_view: int, num_views: int):
-    """The true mesh, turned so that the input stands at azimuth 0 as the model assumes."""
-    import torch
-
-    from core.types import Mesh
-
-    angle = torch.tensor(-2 * math.pi * input_view / num_views)
-    cos, sin = angle.cos().item(), angle.sin().item()
-    rotation = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-    return Mesh(mesh.vertices @ rotation.T, mesh.faces, mesh.colors)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,9 @@ class Protocol:
 
     def __post_init__(self) -> None:
         number("protocol.background", self.background, 0, 1)
+        for key, chosen in (("objects", self.objects), ("views", self.views)):
+            if chosen is not None and (not chosen or len(set(chosen)) < len(chosen)):
+                raise BadConfig(f"protocol.{key}={list(chosen)}: name at least one, each once; null takes all")
         for view in self.views or ():
             whole("protocol.views", view, least=0)
         if self.size is not None:

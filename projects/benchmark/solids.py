@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core.cameras.rigs import rig
 from core.errors import BadImage, BadMesh
+from core.mesh.place import turned, unit_cube
 from core.metrics.shapes import chamfer, sample_surface, screen_affine_depth, visible_points, volume_iou, voxel_means
 from core.types import Mesh
 
@@ -78,19 +79,3 @@ def posed_volume_iou(prediction: Shape, truth: Shape, *, turns_deg: Mapping[str,
     """
     posed = turned(unit_cube(truth.mesh), -math.radians(turns_deg.get(truth.name, 0.0)))
     return volume_iou(prediction.mesh, posed, resolution=resolution)
-
-
-def unit_cube(mesh: Mesh) -> Mesh:
-    """Centred by its bounding box, whose longest side becomes 1."""
-    low, high = mesh.vertices.amin(dim=0), mesh.vertices.amax(dim=0)
-    side = (high - low).amax()
-    if not side > 0:
-        raise BadMesh("a mesh without extent cannot be normalised")
-    return Mesh((mesh.vertices - (low + high) / 2) / side, mesh.faces, mesh.colors)
-
-
-def turned(mesh: Mesh, angle_rad: float) -> Mesh:
-    """Turned about the z axis, x towards y."""
-    cos, sin = math.cos(angle_rad), math.sin(angle_rad)
-    rotation = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]).to(mesh.vertices)
-    return Mesh(mesh.vertices @ rotation.T, mesh.faces, mesh.colors)

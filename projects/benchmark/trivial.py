@@ -6,7 +6,6 @@ The ring of views is relative to the input: view 0 stands at the input's azimuth
 from pathlib import Path
 
 import torch
-import trimesh
 from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
@@ -15,11 +14,9 @@ from core.cameras.rigs import rig
 from core.config import whole
 from core.data.toybox import NUM_VIEWS, ToyboxPack, open_pack
 from core.mesh.export import write_mesh
+from core.mesh.place import sphere
 from core.progress import progress_bar
-from core.types import Mesh
 from core.views import ViewSet, write_views
-
-SPHERE_RADIUS = 0.5  # inscribed in the unit cube that every toybox object fills along its longest side
 
 
 def write_baselines(root: Path, split: str, out: Path, *, input_view: int = 0) -> None:
@@ -71,9 +68,3 @@ def nearest_object(pack: ToyboxPack, inputs: Float[Tensor, "n 3 h w"]) -> Float[
     for number, start in place.tolist():
         found.append(pack.pixels(number, [(start + view) % NUM_VIEWS for view in range(NUM_VIEWS)]))
     return torch.stack(found)
-
-
-def sphere(radius: float = SPHERE_RADIUS) -> Mesh:
-    """A fine ball around the origin."""
-    ball = trimesh.creation.icosphere(subdivisions=3, radius=radius)
-    return Mesh(torch.from_numpy(ball.vertices).float(), torch.from_numpy(ball.faces).long())

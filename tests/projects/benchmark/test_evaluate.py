@@ -14,6 +14,7 @@ from core.config import CONF, instantiate
 from core.errors import BadConfig, BadData, BadMesh, UserError
 from core.images import read_image
 from core.mesh.export import read_mesh, write_mesh
+from core.mesh.place import turned, unit_cube
 from core.settings import composed, settings
 from core.types import Mesh
 from core.views import ViewSet, write_views
@@ -25,10 +26,8 @@ from projects.benchmark.solids import (
     posed_volume_iou,
     read_depth,
     surface_chamfer,
-    turned,
-    unit_cube,
     visible_chamfer,
-)  # fmt: skip
+)
 from tests.golden_fixture import load
 
 SIZE = 64
@@ -155,6 +154,9 @@ def test_methods_are_named_on_the_command_line(folders, capsys):
 def test_a_measure_that_does_not_exist_or_takes_no_such_setting_is_refused(folders):
     with pytest.raises(BadConfig, match="sigma"):
         run(folders, f"pred={folders / 'same'}", "+protocol.images.SSIM.sigma=1")
+    for wrong in ("views=[]", "objects=[]", "views=[3,3]"):
+        with pytest.raises(BadConfig, match="name at least one, each once"):
+            run(folders, f"pred={folders / 'same'}", f"+protocol.{wrong}")
     with pytest.raises(BadConfig, match="background"):
         run(folders, f"pred={folders / 'same'}", "protocol.background=2.0")
 

@@ -1,0 +1,32 @@
+"""Predictions for held-out toybox objects: one view set each, whose origin the table knows."""
+
+import json
+
+import torch
+
+from core.files import sha256_file
+from core.models.bundled import WEIGHTS
+from core.views import read_views
+from data_tools.toybox.make import Recipe, make
+from projects.benchmark import evaluate
+from projects.syncdreamer import predict
+
+
+def test_predictions_are_view_sets_that_do_not_depend_on_the_batch_and_can_be_scored(tmp_path):
+    root = tmp_path / "toybox"
+    list(make(root, Recipe(), {"train": 1, "val": 0, "test": 2}, num_workers=0))
+    for batch in (1, 2):
+        predict.main(["+experiment=syncdreamer/toybox", f"root={root}", f"out={tmp_path / str(batch)}", "num_objects=2",
+                      "sample_steps=2", f"objects_per_batch={batch}"])  # fmt: skip
+    for name in ("test-00000", "test-00001"):
+        one, two = (read_views(tmp_path / str(batch) / name) for batch in (1, 2))
+        assert len(one) == 16 and (one.images - two.images).abs().max() <= 2 / 255
+    alone, other = (read_views(tmp_path / "1" / f"test-0000{number}").rgb() for number in (0, 1))
+    assert not torch.allclose(alone, other, atol=0.1)
+    out = tmp_path / "scores"
+    evaluate.main([f"pred={tmp_path / '1'}", f"gt={root / 'test'}", "protocol=toybox", f"out={out}"])
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["summary"]["1"]["scored"] == "2 of 30"
+    origin = scores["predictions"]["1"]  # publishing a card rests on this
+    assert list(origin["weights"].values()) == [sha256_file(WEIGHTS / "syncdreamer_toybox" / "model.safetensors")]
+    assert origin["command"] and origin["cpu_seconds"] > 0
