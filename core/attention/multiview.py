@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from einops import rearrange
 from torch import Tensor, nn
 
-from core.attention.backend import attention, xformers_attention
+from core.attention.backend import attention, check_backend
 
 
 class MultiViewAttnProcessor:
@@ -49,12 +49,15 @@ def use_single_token_cross_attention(unet: nn.Module) -> None:
             module.set_processor(SingleTokenAttnProcessor())
 
 
-def use_xformers_self_attention(unet: nn.Module) -> None:
-    """Let every self-attention (`attn1`) of a diffusers UNet use xformers' kernel; BadConfig where there is none."""
-    xformers_attention()
+def use_self_attention(unet: nn.Module, backend: str) -> None:
+    """Let every self-attention (`attn1`) of a diffusers UNet use a backend of `attention`.
+
+    BadConfig for a backend that is unknown or not installed; then nothing has changed.
+    """
+    check_backend(backend)
     for name, module in unet.named_modules():
         if name.endswith("attn1"):
-            module.set_processor(MultiViewAttnProcessor(num_views=1, backend="xformers"))
+            module.set_processor(MultiViewAttnProcessor(num_views=1, backend=backend))
 
 
 def idle_parameters(unet: nn.Module) -> Iterator[nn.Parameter]:

@@ -59,7 +59,7 @@ def launch(fabric: Fabric, work: Callable[[Fabric, Any], float], config: Mapping
     launcher = fabric.strategy.launcher
     if launcher is None or not hasattr(launcher, "_start_method"):
         fabric.launch()
-        return work(fabric, config)
+        return _alone(work(fabric, config))
     with catching_signals() as stop:
         # A child leads a session of its own: a terminal's Ctrl-C reaches it once, through here.
         stop.relay = relay_to(lambda: [child.pid for child in multiprocessing.active_children() if child.pid])
@@ -78,9 +78,19 @@ def _child(fabric: Fabric, work: Callable[[Fabric, Any], float], config: Mapping
     for number in STOPPING:
         signal.signal(number, signal.SIG_DFL)  # the parent's handlers are not this process's
     try:
-        return work(fabric, config)
+        return _alone(work(fabric, config))
     except KeyboardInterrupt:
         raise SystemExit(130) from None  # torch takes an interrupted child for a finished one
+
+
+def _alone(result: float) -> float:
+    """`result`, after the processes have parted: gloo's threads, left running, can abort a process as it exits.
+
+    Only where the work succeeded: after a fault the others may still wait for this process in a collective call.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return result
 
 
 def _fault(report: str) -> UserError | None:

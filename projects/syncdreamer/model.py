@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from core.attention.depth import DepthTransformer
-from core.attention.multiview import use_single_token_cross_attention, use_xformers_self_attention
+from core.attention.multiview import use_self_attention, use_single_token_cross_attention
 from core.cameras.embeddings import polar_embedding
 from core.cameras.poses import from_world_to_camera
 from core.cameras.rigs import syncdreamer as syncdreamer_rig
@@ -57,7 +57,7 @@ class SyncDreamer(nn.Module):
         view_dim: int = 4,
         num_heads: int = 4,
         folded_attention: bool = True,
-        attention: Literal["torch", "xformers"] = "torch",
+        attention: Literal["torch", "eager", "xformers"] = "torch",
         recompute: bool = False,
         prediction: Literal["noise", "velocity"] = "noise",
         beta_end: float = 0.012,
@@ -87,8 +87,8 @@ class SyncDreamer(nn.Module):
         self.prediction = prediction
         self.unet = unet
         use_single_token_cross_attention(unet)
-        if attention == "xformers":
-            use_xformers_self_attention(unet)
+        if attention != "torch":
+            use_self_attention(unet, attention)
         self.volume = volume
         context_dim = unet.config.cross_attention_dim
         self.time_embedding = nn.Sequential(nn.Linear(time_dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))

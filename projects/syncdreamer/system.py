@@ -35,6 +35,7 @@ class SyncDreamerSystem(TrainingModule):
         single_view_until: fraction of the run in which every view is learnt by itself and no volume is built. That is
             Zero-1-to-3, which the paper starts from; at half the cost it teaches what the far side may look like.
         timestep_power: draws t as T u^(1 / power), u uniform in [0, 1): more than 1 draws more of much noise.
+        single_view_timestep_power: the same while views are learnt by themselves; None: as ever.
         drop_conditions: drop parts of the condition now and then, so that guidance needs no pretrained null condition.
         finetune_unet: train the backbone too (the paper keeps it frozen; from scratch it must be trained).
         finetune_projection: train the context projection too.
@@ -53,6 +54,7 @@ class SyncDreamerSystem(TrainingModule):
         num_target_views: int = 1,
         single_view_until: float = 0.0,
         timestep_power: float = 1.0,
+        single_view_timestep_power: float | None = None,
         drop_conditions: bool = False,
         finetune_unet: bool = False,
         finetune_projection: bool = False,
@@ -66,7 +68,9 @@ class SyncDreamerSystem(TrainingModule):
         whole("num_target_views", num_target_views, most=denoiser.num_views)
         number("preview_scale", preview_scale, 0)
         number("fresh_lr_scale", fresh_lr_scale, 0)
-        number("timestep_power", timestep_power, 0.1, 10)
+        number("timestep_power", timestep_power, 0.1, 100)
+        if single_view_timestep_power is not None:
+            number("single_view_timestep_power", single_view_timestep_power, 0.1, 100)
         number("single_view_until", single_view_until, 0, 1)
         if single_view_until and not finetune_unet:
             raise BadConfig(f"single_view_until={single_view_until} needs a backbone that learns: finetune_unet=true")
@@ -80,7 +84,10 @@ class SyncDreamerSystem(TrainingModule):
         self.num_target_views = num_target_views
         self.single_view_until = single_view_until
         self.has_idle_parameters = single_view_until > 0
-        self.timestep_power = timestep_power
+        self.timestep_powers = (
+            timestep_power if single_view_timestep_power is None else single_view_timestep_power,
+            timestep_power,
+        )
         self.drop_conditions = drop_conditions
         self.finetune_unet = finetune_unet
         self.finetune_projection = finetune_projection
@@ -94,6 +101,11 @@ class SyncDreamerSystem(TrainingModule):
         self.preview_scale = preview_scale
         if start is not None:
             load_start(self, start)
+
+    @property
+    def with_volume(self) -> bool:
+        """Whether the run has come to the views together."""
+        return self.progress >= self.single_view_until
 
     def parameter_groups(self, lr: float) -> list[dict]:
         return self.denoiser.parameter_groups(
@@ -143,10 +155,11 @@ class SyncDreamerSystem(TrainingModule):
 
         # The order of the official draws: t, the VAE's noise (views, then input), noise, target views, drops.
         num_timesteps = self.denoiser.schedule.num_timesteps
-        if self.timestep_power == 1:
+        power = self.timestep_powers[self.with_volume]
+        if power == 1:
             t = draw(torch.randint, 0, num_timesteps, (batch_size,))
         else:
-            t = (num_timesteps * draw(torch.rand, batch_size) ** (1 / self.timestep_power)).long()
+            t = (num_timesteps * draw(torch.rand, batch_size) ** (1 / power)).long()
             t = t.clamp(max=num_timesteps - 1)  # float32 may round up to T
         x_0, condition = self.encode(batch, generator)
         noise = draw(torch.randn, x_0.shape)
@@ -181,7 +194,7 @@ class SyncDreamerSystem(TrainingModule):
             indices,
             keep_volume=keep_volume,
             keep_context=keep_context,
-            with_volume=self.progress >= self.single_view_until,
+            with_volume=self.with_volume,
         )
         error = F.mse_loss(
             predicted, torch.take_along_dim(noise, indices[..., None, None, None], dim=1), reduction="none"

@@ -1,5 +1,6 @@
 """Attention: fast paths equal their plain definitions."""
 
+import copy
 import sys
 
 import pytest
@@ -13,8 +14,8 @@ from core.attention.multiview import (
     MultiViewAttnProcessor,
     SingleTokenAttnProcessor,
     idle_parameters,
+    use_self_attention,
     use_single_token_cross_attention,
-    use_xformers_self_attention,
 )
 from core.errors import BadConfig
 from core.models.unet import walk_unet
@@ -98,9 +99,22 @@ def test_joint_attention_sees_all_views_of_a_sample_and_no_other():
     assert torch.equal(before[2:], after[2:])
 
 
+def test_eager_self_attention_and_its_gradients_equal_the_fused_ones(unet):
+    eager = copy.deepcopy(unet)
+    use_self_attention(eager, "eager")
+    x, t, context = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 5, 12)
+    found, expected = eager(x, t, context).sample, unet(x, t, context).sample
+    assert_close(found, expected)
+    gradients = [
+        torch.autograd.grad(out.square().sum(), model.conv_in.weight)
+        for out, model in ((found, eager), (expected, unet))
+    ]
+    assert_close(*gradients)
+
+
 def test_an_unknown_backend_is_refused_with_the_known_ones():
     q = torch.zeros(1, 1, 2, 4)
-    with pytest.raises(BadConfig, match="torch, xformers"):
+    with pytest.raises(BadConfig, match="torch, eager, xformers"):
         attention(q, q, q, backend="flash9")
 
 
@@ -108,7 +122,7 @@ def test_xformers_is_refused_where_it_is_not_installed(unet, monkeypatch):
     monkeypatch.setitem(sys.modules, "xformers", None)
     before = unet.attn_processors
     with pytest.raises(BadConfig, match=r"attention=xformers is not usable here.*attention=torch"):
-        use_xformers_self_attention(unet)
+        use_self_attention(unet, "xformers")
     assert unet.attn_processors == before
 
 

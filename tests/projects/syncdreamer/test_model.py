@@ -241,7 +241,7 @@ def test_timesteps_are_drawn_with_the_density_of_their_power(power, monkeypatch)
     for seed in range(20):
         system.loss({"input_elevation": torch.zeros(400, 1)}, torch.Generator().manual_seed(seed))
     t = torch.cat(drawn).float()
-    assert t.min() >= 0 and t.max() <= 999
+    assert len(t) == 8000 and t.min() >= 0 and t.max() <= 999
     assert t.mean() == pytest.approx(1000 * power / (power + 1), abs=15)
 
 
@@ -365,3 +365,15 @@ def test_the_papers_experiment_trains_what_the_paper_trains():
     assert (system.denoiser.prediction, system.num_target_views, system.drop_conditions) == ("noise", 1, False)
     factor = instantiate(cfg.schedule)
     assert factor(0) == pytest.approx(0.02) and factor(100) == factor(80_000) == 1.0
+
+
+def test_views_learnt_singly_draw_timesteps_with_a_power_of_their_own(monkeypatch):
+    system = tiny.system(single_view_until=0.5, finetune_unet=True, single_view_timestep_power=50.0, timestep_power=1.0)
+    drawn = []
+    monkeypatch.setattr(system, "noise_loss", lambda x_0, condition, t, *rest: drawn.append(t) or torch.zeros(()))
+    monkeypatch.setattr(system, "encode", lambda batch, generator: (torch.zeros(400, 16, 1, 1, 1), a_condition(400)))
+    for system.progress in (0.0, 0.49, 0.5, 1.0):
+        system.loss({"input_elevation": torch.zeros(400, 1)}, torch.Generator().manual_seed(0))
+    means = [t.float().mean().item() for t in drawn]
+    assert means[:2] == pytest.approx([1000 * 50 / 51] * 2, abs=5)
+    assert means[2:] == pytest.approx([500] * 2, abs=50)

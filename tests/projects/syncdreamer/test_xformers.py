@@ -65,5 +65,5 @@ def test_the_setting_is_a_key_of_both_models(experiment):
     cfg = settings(generate.main.program, composed(generate.main.program, typed))
     assert cfg.model.denoiser.attention == "xformers"
     cfg.model.denoiser.attention = "flash9"
-    with pytest.raises(BadConfig, match="one of torch, xformers"):
+    with pytest.raises(BadConfig, match="one of torch, eager, xformers"):
         check_targets(cfg)
