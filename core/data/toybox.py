@@ -31,6 +31,7 @@ class ToyboxPack:
     captions: list[str]
     images: UInt8[np.ndarray, "objects 32 4 height width"]
     elevations: Float[Tensor, "objects 16"]  # of the input views, radians
+    sha256: str  # of the toybox
 
     def pixels(self, number: int, views: list[int]) -> Float[Tensor, "views 3 height width"]:
         """Some of an object's 32 views, on white, in [-1, 1]."""
@@ -50,7 +51,8 @@ def open_pack(root: str | Path, split: str) -> ToyboxPack:
     packed = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() and array.is_file() else {}
     if packed.get("sha256") != index["sha256"]:
         packed = _pack(root, split, uids, index["sha256"])
-    return ToyboxPack(uids, packed["captions"], np.load(array, mmap_mode="r"), torch.tensor(packed["elevations"]))
+    images, elevations = np.load(array, mmap_mode="r"), torch.tensor(packed["elevations"])
+    return ToyboxPack(uids, packed["captions"], images, elevations, index["sha256"])
 
 
 def read_index(root: Path) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from torch import Tensor
 from core.diffusion.steps import check_num_steps
 
 
-def uniform_timesteps(num_steps: int, num_timesteps: int = 1000) -> Int[Tensor, "steps"]:
-    """1, 1 + c, 1 + 2c, ... with c = T // num_steps, ascending; BadRequest for a count that this rule cannot give."""
-    check_num_steps(num_steps, num_timesteps)
+def uniform_timesteps(num_steps: int, num_timesteps: int = 1000, spacing: str = "leading") -> Int[Tensor, "steps"]:
+    """Ascending, by the rule named (`core.diffusion.steps`); BadRequest for a count that it cannot give."""
+    check_num_steps(num_steps, num_timesteps, spacing)
+    if spacing == "trailing":
+        return torch.arange(1, num_steps + 1).mul(num_timesteps / num_steps).round().long() - 1
     return torch.arange(0, num_timesteps, num_timesteps // num_steps) + 1
 
 
@@ -29,8 +31,10 @@ class DDIMSchedule:
     sigmas: Float[Tensor, "steps"]
 
     @classmethod
-    def uniform(cls, alphas_cumprod: Float[Tensor, "t"], num_steps: int, *, eta: float = 1.0) -> "DDIMSchedule":
-        timesteps = uniform_timesteps(num_steps, len(alphas_cumprod)).to(alphas_cumprod.device)
+    def uniform(
+        cls, alphas_cumprod: Float[Tensor, "t"], num_steps: int, *, eta: float = 1.0, spacing: str = "leading"
+    ) -> "DDIMSchedule":
+        timesteps = uniform_timesteps(num_steps, len(alphas_cumprod), spacing).to(alphas_cumprod.device)
         alphas = alphas_cumprod[timesteps].double()
         alphas_prev = torch.cat([alphas_cumprod[:1].double(), alphas[:-1]])
         sigmas = eta * ((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev)).sqrt()

@@ -1,14 +1,25 @@
-"""How many sampling steps the official rule can give. Loads no torch: programs check the number before they do."""
+"""How many sampling steps a rule can give. Loads no torch: programs check the number before they do.
+
+The rules have diffusers' names. `leading`, the LDM family's: 1, 1 + c, 1 + 2c, ... with c = T // num_steps; the first
+step is not at T, which shows where there are few. `trailing`: T - 1, T - 1 - T / num_steps, ... (Lin et al. 2024,
+arXiv 2305.08891, table 2), which begins where x_T is.
+"""
 
 from core.errors import BadRequest
 
+SPACINGS = ("leading", "trailing")
 
-def check_num_steps(num_steps: int, num_timesteps: int = 1000) -> None:
-    """BadRequest for a count that 1, 1 + c, 1 + 2c, ... with c = T // num_steps cannot give.
 
-    The official rule silently makes 31 steps of 30, and fails at 3: such counts are refused with the nearest two.
+def check_num_steps(num_steps: int, num_timesteps: int = 1000, spacing: str = "leading") -> None:
+    """BadRequest for a count that the rule cannot give.
+
+    The official code (`leading`) silently makes 31 steps of 30, and fails at 3: such counts are refused with the
+    nearest two.
     """
-    if not 1 <= num_steps <= num_timesteps or not _is_exact(num_steps, num_timesteps):
+    if spacing == "trailing":
+        if not 1 <= num_steps <= num_timesteps:
+            raise BadRequest(f"{num_steps} sampling steps of {num_timesteps} timesteps; use 1 to {num_timesteps}")
+    elif not 1 <= num_steps <= num_timesteps or not _is_exact(num_steps, num_timesteps):
         counts = [n for n in range(1, num_timesteps) if _is_exact(n, num_timesteps)]
         nearest = sorted(sorted(counts, key=lambda n: abs(n - num_steps))[:2])
         raise BadRequest(

@@ -20,18 +20,20 @@ def sample(
     num_steps: int = 50,
     guidance_scale: float = 2.0,
     eta: float = 1.0,
+    spacing: str = "leading",
     views_per_batch: int = 8,
     on_step: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Float[Tensor, "b v c h w"]:
     """Latents of all views, from noise.
 
     Args:
+        spacing: where the steps lie (`core.diffusion.steps`).
         draw: gives standard normal noise of a shape; called for x_T, then once per step except the last.
         on_step: called after each step with its number from 0, x and the predicted x_0.
     """
     if guidance_scale < 0:
         raise BadRequest(f"cfg_scale={guidance_scale} is negative; use 1 for no guidance, 2 as the paper does")
-    schedule = DDIMSchedule.uniform(model.schedule.alphas_cumprod, num_steps, eta=eta)
+    schedule = DDIMSchedule.uniform(model.schedule.alphas_cumprod, num_steps, eta=eta, spacing=spacing)
     x = draw((len(condition.latents), model.num_views, *condition.latents.shape[1:]))
     for number, i in enumerate(reversed(range(num_steps))):
         t = schedule.timesteps[i].expand(len(x))

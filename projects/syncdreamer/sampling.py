@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from jaxtyping import Float
+from omegaconf import DictConfig
 from torch import Tensor
 
 from core.device import autocast
@@ -66,29 +67,40 @@ def make_samples(
             # the same on every device. First the autoencoder's noise, then x_T, then one draw per step.
             random = generator(settings.seed, number, stream="sample")
             condition = system.condition(context, system.latents.sample(moments, random), elevation)
-            views.append(_views(system, condition, settings, random, on_step))
+
+            def draw(shape, random=random) -> Tensor:
+                return torch.randn(shape, generator=random)
+
+            views.append(sample_views(system, condition, settings, draw, on_step)[0])
     return Samples(pixels, views)
 
 
-def _views(
+def sample_views(
     system: SyncDreamerSystem,
     condition: Condition,
-    settings: Settings,
-    random: torch.Generator,
+    settings: Settings | DictConfig,
+    draw: Callable[[tuple[int, ...]], Tensor],
     on_step: Callable[[], None],
-) -> Float[Tensor, "v 4 h w"]:
+) -> Float[Tensor, "b v 4 h w"]:
+    """One sample per condition, on the CPU; of `settings`, those that the sampler takes.
+
+    Args:
+        draw: gives standard normal noise of a shape, on the CPU (`sampler.sample` says when).
+    """
     latents = sample(
         system.denoiser,
         condition,
-        lambda shape: torch.randn(shape, generator=random).to(condition.elevation.device),
+        lambda shape: draw(shape).to(condition.elevation.device),
         num_steps=settings.sample_steps,
         guidance_scale=settings.cfg_scale,
         eta=settings.eta,
+        spacing=settings.timestep_spacing,
         views_per_batch=settings.batch_view_num,
         on_step=lambda *_: on_step(),
     )
     decoded = system.latents.decode(rearrange(latents, "b v c h w -> (b v) c h w"))
-    return with_white_as_alpha((decoded.float().cpu().clamp(-1, 1) + 1) / 2)
+    rgba = with_white_as_alpha((decoded.float().cpu().clamp(-1, 1) + 1) / 2)
+    return rearrange(rgba, "(b v) c h w -> b v c h w", b=len(latents))
 
 
 def with_white_as_alpha(rgb: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 4 h w"]:

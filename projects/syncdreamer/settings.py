@@ -6,7 +6,7 @@ from typing import Any
 
 from core.config import number, one_of, whole
 from core.device import PRECISIONS, check_device
-from core.diffusion.steps import check_num_steps
+from core.diffusion.steps import SPACINGS, check_num_steps
 from core.errors import BadConfig, BadRequest
 from core.masks import check_mask
 
@@ -14,7 +14,8 @@ SAMPLERS = ("ddim",)
 # What decides a result; where it goes, which other pictures there are and where it is computed do not. Files count by
 # their content (`pipeline.Maker.key`): the picture, a mask, the weights.
 SHAPING = (
-    "seed", "elevation", "crop_size", "sample_num", "cfg_scale", "sampler", "sample_steps", "eta", "precision", "model",
+    "seed", "elevation", "crop_size", "sample_num", "cfg_scale", "sampler", "sample_steps", "timestep_spacing", "eta",
+    "precision", "model",
 )  # fmt: skip
 
 
@@ -28,6 +29,7 @@ class Settings:
     cfg_scale: float = 2.0
     sampler: str = "ddim"
     sample_steps: int = 50
+    timestep_spacing: str = "leading"
     eta: float = 1.0
     batch_view_num: int = 8
     seed: int = 6033
@@ -43,25 +45,29 @@ class Settings:
 def check(cfg: dict[str, Any]) -> None:
     """Refuse what no picture can be made with."""
     denoiser = cfg["model"]["denoiser"]
-    for key in ("sample_num", "batch_view_num", "num_views", "sample_steps"):
+    for key in ("sample_num", "num_views"):
         whole(key, cfg[key])
     number("elevation", cfg["elevation"], -90, 90)
-    number("cfg_scale", cfg["cfg_scale"], 0)
-    number("eta", cfg["eta"], 0, 1)
     one_of("sampler", cfg["sampler"], SAMPLERS)
-    one_of("precision", str(cfg["precision"]), list(PRECISIONS))
-    check_device(cfg["device"])
     check_mask(str(cfg["mask"]), more=("alpha",))
-    _check_steps(cfg["sample_steps"])
+    check_sampling(cfg)
     _check_crop(cfg["crop_size"], denoiser["image_size"])
     _check_num_views(cfg["num_views"], denoiser["num_views"])
 
 
-def _check_steps(num_steps: int) -> None:
+def check_sampling(cfg: Mapping[str, Any]) -> None:
+    """Refuse what no sampling can be done with; `predict` has these settings too."""
+    for key in ("batch_view_num", "sample_steps"):
+        whole(key, cfg[key])
+    number("cfg_scale", cfg["cfg_scale"], 0)
+    number("eta", cfg["eta"], 0, 1)
+    one_of("timestep_spacing", cfg["timestep_spacing"], SPACINGS)
+    one_of("precision", str(cfg["precision"]), list(PRECISIONS))
+    check_device(cfg["device"])
     try:
-        check_num_steps(num_steps)
+        check_num_steps(cfg["sample_steps"], spacing=cfg["timestep_spacing"])
     except BadRequest as error:
-        raise BadConfig(f"sample_steps={num_steps}: {error}") from error
+        raise BadConfig(f"sample_steps={cfg['sample_steps']}: {error}") from error
 
 
 def _check_crop(crop_size: int, image_size: int) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch.testing import assert_close
 
 from core.diffusion.guidance import classifier_free_guidance
@@ -20,6 +21,30 @@ def test_a_step_count_that_the_rule_cannot_give_is_refused_with_the_nearest(step
 def test_a_step_count_that_divides_gives_that_many_steps(steps):
     timesteps = uniform_timesteps(steps)
     assert len(timesteps) == steps and timesteps[0] == 1 and timesteps[-1] < 1000
+
+
+@pytest.mark.parametrize(("steps", "eta"), [(1, 0.0), (3, 1.0), (7, 0.5), (8, 1.0), (1000, 0.0)])
+def test_trailing_steps_are_diffusers_own_from_the_last_timestep_on(steps, eta):
+    ours = NoiseSchedule()
+    theirs = DDIMScheduler(trained_betas=ours.betas.numpy(), timestep_spacing="trailing", set_alpha_to_one=False,
+                           clip_sample=False)  # fmt: skip
+    theirs.set_timesteps(steps)
+    ddim = DDIMSchedule.uniform(ours.alphas_cumprod, steps, eta=eta, spacing="trailing")
+    assert ddim.timesteps.flip(0).tolist() == theirs.timesteps.tolist() and ddim.timesteps[-1] == 999
+    if 1000 % steps:
+        return  # diffusers then takes each step to t - T // steps, which is not its own next timestep
+    for index in {steps - 1, steps // 2, 0} if steps < 1000 else {500}:
+        x, eps, noise = torch.randn(3, 1, 4, 2, 2)
+        t = ddim.timesteps[index]
+        found, _ = ddim_step(x, eps, ddim.alphas[index], ddim.alphas_prev[index], ddim.sigmas[index], noise)
+        step = theirs.step(eps, t, x, eta=eta, variance_noise=noise) if eta else theirs.step(eps, t, x)
+        assert_close(found, step.prev_sample, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_trailing_steps_are_refused_only_where_there_are_no_such(steps):
+    with pytest.raises(BadRequest, match="use 1 to 1000"):
+        uniform_timesteps(steps, spacing="trailing")
 
 
 def test_ddim_with_the_true_noise_arrives_at_the_image():

@@ -1,6 +1,7 @@
 """Predictions for held-out toybox objects: one view set each, whose origin the table knows."""
 
 import json
+import shutil
 
 import torch
 
@@ -10,6 +11,21 @@ from core.views import read_views
 from data_tools.toybox.make import Recipe, make
 from projects.benchmark import evaluate
 from projects.syncdreamer import predict
+
+
+def again_and_what_is_missing(root, out):
+    """Started again it makes what is not there, or is there with other settings, and nothing else."""
+    typed = ["+experiment=syncdreamer/toybox", f"root={root}", f"out={out}", "num_objects=2", "sample_steps=2"]
+    first, second = (out / f"test-0000{number}" / "transforms.json" for number in (0, 1))
+    before = first.stat().st_mtime_ns
+    views = read_views(second.parent).images
+    shutil.rmtree(second.parent)
+    predict.main(typed)
+    assert first.stat().st_mtime_ns == before
+    assert (read_views(second.parent).images - views).abs().max() <= 2 / 255
+    predict.main([*typed, "num_objects=1", "seed=1"])
+    assert first.stat().st_mtime_ns > before
+    predict.main([*typed, "num_objects=1"])
 
 
 def test_predictions_are_view_sets_that_do_not_depend_on_the_batch_and_can_be_scored(tmp_path):
@@ -23,6 +39,7 @@ def test_predictions_are_view_sets_that_do_not_depend_on_the_batch_and_can_be_sc
         assert len(one) == 16 and (one.images - two.images).abs().max() <= 2 / 255
     alone, other = (read_views(tmp_path / "1" / f"test-0000{number}").rgb() for number in (0, 1))
     assert not torch.allclose(alone, other, atol=0.1)
+    again_and_what_is_missing(root, tmp_path / "1")
     out = tmp_path / "scores"
     evaluate.main([f"pred={tmp_path / '1'}", f"gt={root / 'test'}", "protocol=toybox", f"out={out}"])
     scores = json.loads((out / "scores.json").read_text())
