@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
         f"elevation={elevation:.2f}", f"sample_num={cfg.sample_num}", f"seed={cfg.seed}", "overwrite=true",
     )  # fmt: skip
     made = out / "views" / photo.stem
-    best = made / str(json.loads((made / "ranking.json").read_text())["best"])
+    best = made / "best"
     run(
         "projects.benchmark.reconstruct", f"views={best}", "method=neus", "preset=toybox", f"out={out / 'asset'}",
         f"seed={cfg.seed}", "overwrite=true",

@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from core.config import number, one_of, whole
+from omegaconf import OmegaConf
+
+from core.config import CONF, number, one_of, suggestion, whole
 from core.errors import BadConfig
 from core.training.schedules import check_schedule
 
@@ -19,6 +21,8 @@ def check_settings(config: Mapping[str, Any]) -> None:
             raise BadConfig(f"{group}={config.get(group)}: training needs one")
     if not isinstance(config["resume"], str):
         raise BadConfig(f"resume={config['resume']}: expected auto, never or the path of a checkpoint")
+    for group in ("trainer", "logger"):
+        _check_known(group, config[group])
     _check_trainer(config["trainer"])
     _check_logger(config["logger"])
     check_schedule(config["schedule"])
@@ -28,6 +32,14 @@ def check_settings(config: Mapping[str, Any]) -> None:
     whole("data.workers", data["workers"], least=0)
     number("data.timeout_s", data["timeout_s"], 0, above=True)
     number("data.max_bad_fraction", data["max_bad_fraction"], 0, 1)
+
+
+def _check_known(group: str, section: Mapping[str, Any]) -> None:
+    """A `+trainer.key=` that nothing reads is no setting. Other groups are arguments, which their classes check."""
+    known = OmegaConf.load(CONF / group / "default.yaml")
+    for key in section:
+        if key not in known:
+            raise BadConfig(f"unknown key {group}.{key}; {suggestion(str(key), map(str, known))}")
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.errors import BadData, BadOutput, BadRequest
+from core.errors import BadConfig, BadData, BadOutput, BadRequest
 from core.training import checkpoints, lock
 from core.training.loggers import MetricsFile
 from core.training.run import run
@@ -162,3 +162,16 @@ def test_rows_are_neither_lost_nor_doubled_when_a_table_is_reopened(tmp_path: Pa
     again.add(3, {"loss": 1 / 3, "val/loss": 0.5})
     again.add(3, {"loss": 1 / 3, "val/loss": 0.5})
     assert path.read_text() == "step,loss,val/loss\n1,1.0,\n2,0.5,\n3,0.3333333333333333,0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "nearest"), [("trainer", "max_step", "max_steps"), ("logger", "wandbb", "wandb")]
+)
+def test_a_key_that_the_training_does_not_read_is_refused_with_the_nearest(
+    tmp_path: Path, group: str, key: str, nearest: str
+) -> None:
+    settings = config(tmp_path / "run")
+    settings[group][key] = 1
+    with pytest.raises(BadConfig, match=f"unknown key {group}.{key}; the nearest known key is '{nearest}'"):
+        run(settings)
+    assert not (tmp_path / "run").exists()
