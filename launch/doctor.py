@@ -32,20 +32,20 @@ ACCELERATORS = (
     (
         "nvdiffrast",
         "nvdiffrast",
-        "mesh rasteriser on a GPU (non-commercial licence)",
-        "the torch rasteriser (not used yet)",
+        "data_tools.render engine=nvdiffrast on a GPU (non-commercial licence)",
+        "the torch rasteriser, engine=cpu",
     ),
     ("gsplat", "gsplat", "Gaussian rasteriser on a GPU", "nothing needs it yet: the Gaussian systems are not here"),
 )
 OPTIONAL = (
     ("rembg", "rembg", "mask=auto by a segmentation network", "a fill from the image's border, which says so"),
-    ("bpy", "bpy", "rendering data sets as the papers did (not used yet)", "the torch rasteriser"),
+    ("bpy", "bpy", "data_tools.render engine=blender, as the papers rendered", "the torch rasteriser, engine=cpu"),
     ("pycolmap", "pycolmap", "structure from motion for evaluation (not used yet)", "metrics that need no matching"),
     ("wandb", "wandb", "logging to a server (logger.wandb=online)", "TensorBoard and metrics.csv, always written"),
 )
 PROGRAMS = (
     ("ffmpeg", "videos", "the binary inside imageio-ffmpeg"),
-    ("blender", "rendering data sets as the papers did (not used yet)", "the torch rasteriser"),
+    ("blender", "data_tools.render engine=blender", "the bpy package, where installed"),
     ("colmap", "structure from motion for evaluation (not used yet)", "pycolmap, where installed"),
     ("chromium", "pictures of the reports' viewer in tests", "those tests are skipped"),
     ("sbatch", "clusters (hydra/launcher=slurm)", "hydra/launcher=local: the same jobs as local processes"),

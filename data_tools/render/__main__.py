@@ -8,12 +8,21 @@ Leaves one view set per object in `out`, and `results.jsonl`, which lists the ob
 already with the same settings is skipped; with other settings it is refused, unless overwrite=true.
 """
 
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf
 
 from core.app import app
 
 
-@app(config_name="render", reads=())
+def check(cfg: dict[str, Any]) -> None:
+    """Refuse what would fail at every object."""
+    from data_tools.render.make import check_settings
+
+    check_settings(cfg)
+
+
+@app(config_name="render", reads=(), check=check)
 def main(cfg: DictConfig) -> None:
     """Meshes -> view sets: draw .glb, .obj and .ply files from the cameras of a named rig."""
     from pathlib import Path

@@ -1,11 +1,12 @@
 """What draws: one function per engine, all from the same request to the same rendering.
 
 cpu         core's rasteriser: unlit or simply lit base colours, in plain torch, anywhere
+nvdiffrast  the same drawing, on a CUDA GPU by nvdiffrast's rasteriser (core.render.cuda_raster)
 blender     Blender's Cycles on the CPU with the materials of the file (data_tools.render.blender)
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +21,11 @@ from core.cameras.poses import to_opengl
 from core.cameras.rays import pixel_rays
 from core.errors import BadRequest
 from core.render.raster import RasterOutput, face_normals, irradiance, rasterize
-from core.types import Cameras
+from core.types import Cameras, Mesh
 from data_tools.render.surface import Normalisation, Surface
 
 Shading = Literal["smooth", "flat", "none"]
+Rasterizer = Callable[[Mesh, Cameras], RasterOutput]
 # Views are drawn as many at a time as keep faces and samples below these, which bounds the memory.
 FACES_AT_ONCE, SAMPLES_AT_ONCE = 2_000_000, 4_000_000
 # Where a vertex normal leans farther from its face's, there is an edge: a box that shares its corners is no ball.
@@ -60,22 +62,28 @@ class Rendering:
     images: Float[Tensor, "num_views 4 height width"]
     depth: Float[Tensor, "num_views height width"] | None = None
     normals: Float[Tensor, "num_views 3 height width"] | None = None
+    made_by: str = ""  # a program beside ours, with its version
 
 
 def render_cpu(request: Request) -> Rendering:
+    """By core's rasteriser, in plain torch."""
+    return draw(request, rasterize)
+
+
+def draw(request: Request, rasterizer: Rasterizer, device: str | torch.device = "cpu") -> Rendering:
     """By rasterisation; colours are sampled at every one of `supersample`^2 samples per pixel and averaged."""
-    surface, cameras = request.surface, request.cameras
+    surface, cameras = request.surface.to(device), request.cameras.to(device)
     supersample, shading = request.options["supersample"], request.options["shading"]
     samples = cameras.width * cameras.height * supersample**2
     at_once = max(1, min(FACES_AT_ONCE // len(surface.mesh.faces), SAMPLES_AT_ONCE // samples))
     images, depth, normals = [], [], []
     for start in range(0, len(cameras), at_once):
         part = cameras[slice(start, start + at_once)]
-        images.append(_draw(surface, part, supersample, shading))
+        images.append(_draw(surface, part, rasterizer, supersample, shading).cpu())
         if request.depth or request.normals:
-            seen = rasterize(surface.mesh, part)
-            depth.append(torch.where(seen.mask, seen.depth, 0.0))
-            normals.append(_camera_normals(surface, part, seen, shading))
+            seen = rasterizer(surface.mesh, part)
+            depth.append(torch.where(seen.mask, seen.depth, 0.0).cpu())
+            normals.append(_camera_normals(surface, part, seen, shading).cpu())
     return Rendering(
         torch.cat(images),
         torch.cat(depth) if request.depth else None,
@@ -83,10 +91,10 @@ def render_cpu(request: Request) -> Rendering:
     )
 
 
-def _draw(surface: Surface, cameras: Cameras, supersample: int, shading: Shading) -> Tensor:
+def _draw(surface: Surface, cameras: Cameras, rasterizer: Rasterizer, supersample: int, shading: Shading) -> Tensor:
     """RGBA images [v, 4, h, w] with straight alpha."""
     fine = cameras.scaled(cameras.width * supersample, cameras.height * supersample)
-    seen = rasterize(surface.mesh, fine)
+    seen = rasterizer(surface.mesh, fine)
     colors = surface_colors(surface, seen)
     if shading != "none":
         colors = colors * irradiance(_seen_normals(surface, fine, seen, shading))
@@ -150,22 +158,49 @@ def _camera_normals(surface: Surface, cameras: Cameras, seen: RasterOutput, shad
     return rearrange(in_world @ to_opengl(cameras.poses)[:, None, :3, :3], "v h w c -> v c h w")
 
 
+def _render_nvdiffrast(request: Request) -> Rendering:
+    from core.render.cuda_raster import rasterize_nvdiffrast
+
+    return draw(request, rasterize_nvdiffrast, "cuda")
+
+
 def _render_blender(request: Request) -> Rendering:
     from data_tools.render.blender import render_blender  # starts a program of its own
 
     return render_blender(request)
 
 
-ENGINES: dict[str, Callable[[Request], Rendering]] = {"cpu": render_cpu, "blender": _render_blender}
+ENGINES: dict[str, Callable[[Request], Rendering]] = {
+    "cpu": render_cpu,
+    "nvdiffrast": _render_nvdiffrast,
+    "blender": _render_blender,
+}
+ONE_PROCESS = ("nvdiffrast", "blender")  # engines that fill the machine with one object
+RASTER_SETTINGS = {"supersample": 3, "shading": "smooth"}
+BLENDER_SETTINGS = {"executable": None, "samples": 128, "denoise": True}
 
 
-def check_engine(name: str, options: dict[str, Any]) -> None:
-    """Refuse, before any work, an engine that is unknown or not installed."""
+def engine_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The chosen engine's own settings, as it goes by them; BadRequest for one that it would not read."""
+    drawn = cfg["engine"] != "blender"
+    given = {name: cfg[name] for name in RASTER_SETTINGS}
+    group = {f"blender.{name}": cfg["blender"][name] for name in BLENDER_SETTINGS}
+    for name, value in (group if drawn else given).items():
+        if value is not None:
+            raise BadRequest(f"{name}={value}: engine={cfg['engine']} does not read it; leave it out")
+    if drawn:
+        return {name: given[name] if given[name] is not None else usual for name, usual in RASTER_SETTINGS.items()}
+    chosen = {name: cfg["blender"][name] for name in BLENDER_SETTINGS}
+    return {"blender": BLENDER_SETTINGS | {name: value for name, value in chosen.items() if value is not None}}
+
+
+def check_engine(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse, before any work, an engine that is not installed or cannot start."""
     if name == "nvdiffrast":
-        raise BadRequest("engine=nvdiffrast: there is no such backend yet; engine=cpu draws the same picture")
-    if name not in ENGINES:
-        raise BadRequest(f"engine={name}: choose one of {', '.join(ENGINES)}")
-    if name == "blender":
-        from data_tools.render.blender import find_blender
+        from core.render.cuda_raster import require_nvdiffrast
 
-        find_blender(options["executable"])
+        require_nvdiffrast("engine=nvdiffrast")
+    if name == "blender":
+        from data_tools.render.blender import check_blender
+
+        check_blender(settings["blender"]["executable"], denoise=settings["blender"]["denoise"])

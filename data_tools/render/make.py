@@ -11,7 +11,6 @@ of both, by which a second run knows it.
 import json
 import os
 import signal
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -24,7 +23,7 @@ import torch
 
 from core.batch import run_batch
 from core.cameras.rigs import RIGS
-from core.config import check_targets, instantiate, number, one_of, whole
+from core.config import check_targets, number, one_of, whole
 from core.errors import BadMesh, BadRequest
 from core.files import atomic_folder, list_inputs, natural_key, sha256_file
 from core.mesh.export import FORMATS
@@ -33,7 +32,7 @@ from core.provenance import config_hash, provenance
 from core.training.randomness import derive
 from core.types import Cameras
 from core.views import PROVENANCE, TRANSFORMS, ViewSet, write_views
-from data_tools.render.engines import ENGINES, Rendering, Request, check_engine
+from data_tools.render.engines import ENGINES, ONE_PROCESS, Rendering, Request, check_engine, engine_settings
 from data_tools.render.maps import add_maps
 from data_tools.render.surface import normalise, read_surface
 
@@ -42,7 +41,6 @@ VERSION = 1
 # What a view set depends on; where it goes, and how many processes make it, are left out.
 SHAPING = ("rig", "num_views", "elevation_deg", "distance", "size", "normalise", "up", "missing_textures", "depth",
            "depth_unit", "normals", "engine", "seed")  # fmt: skip
-OF_ENGINE = {"cpu": ("supersample", "shading"), "blender": ("blender",)}
 
 
 @dataclass(frozen=True)
@@ -56,10 +54,10 @@ class Item:
 def render_all(cfg: Mapping[str, Any], out: Path) -> list[dict[str, Any]]:
     """Render what `cfg["input"]` names; of several objects a bad one is recorded and passed over."""
     check_settings(cfg)
+    check_engine(cfg["engine"], engine_settings(cfg))
     items = find_items(cfg["input"], out)
     source = provenance(dict(cfg), seed=cfg["seed"])
-    own_threads = cfg["engine"] == "blender"  # which fills all cores with one object
-    wanted = cfg["workers"] or (1 if own_threads else os.cpu_count() or 1)
+    wanted = cfg["workers"] or (1 if cfg["engine"] in ONE_PROCESS else os.cpu_count() or 1)
     with Workers(min(wanted, len(items)), items, cfg, source) as workers, progress_bar() as bar:
         task = bar.add_task("rendering", total=len(items))
 
@@ -84,31 +82,41 @@ def check_settings(cfg: Mapping[str, Any]) -> None:
     one_of("normalise", cfg["normalise"], ("unit_cube", "unit_sphere", "none"))
     one_of("up", cfg["up"], ("auto", "y", "z"))
     one_of("missing_textures", cfg["missing_textures"], ("refuse", "ignore"))
-    one_of("shading", cfg["shading"], ("smooth", "flat", "none"))
+    one_of("engine", cfg["engine"], tuple(ENGINES))
+    settings = engine_settings(cfg)
+    if cfg["engine"] == "blender":
+        whole("blender.samples", settings["blender"]["samples"])
+        one_of("blender.denoise", settings["blender"]["denoise"], (True, False))
+    else:
+        one_of("shading", settings["shading"], ("smooth", "flat", "none"))
+        whole("supersample", settings["supersample"], least=1, most=8)
     whole("size", cfg["size"], least=8, most=2048)
-    whole("supersample", cfg["supersample"], least=1, most=8)
-    whole("blender.samples", cfg["blender"]["samples"])
     number("depth_unit", cfg["depth_unit"], 0, above=True)
     if cfg["num_views"] is not None:
         whole("num_views", cfg["num_views"])
     if cfg["workers"] is not None:
         whole("workers", cfg["workers"])
+        if cfg["engine"] == "nvdiffrast" and cfg["workers"] > 1:
+            raise BadRequest(
+                f"workers={cfg['workers']}: engine=nvdiffrast draws in one process, on one GPU; leave it out"
+            )
     for key in ("elevation_deg", "distance"):
         for value in cfg[key] if isinstance(cfg[key], list) else [cfg[key]] if cfg[key] is not None else []:
             number(key, value, *((-90, 90) if key == "elevation_deg" else (0, 100)), above=key == "distance")
     rig_cameras(cfg, "any")
-    check_engine(cfg["engine"], cfg["blender"])
 
 
 def rig_cameras(cfg: Mapping[str, Any], name: str) -> Cameras:
     """The rig's cameras for the object called `name`; a rig that draws its cameras at random draws others for each."""
     function = RIGS[cfg["rig"]]
-    node = {"_target_": f"{function.__module__}.{function.__qualname__}", "size": cfg["size"]}
-    node |= {key: cfg[key] for key in ("num_views", "elevation_deg", "distance") if cfg[key] is not None}
+    given = {"size": cfg["size"]}
+    given |= {key: cfg[key] for key in ("num_views", "elevation_deg", "distance") if cfg[key] is not None}
     if cfg["rig"] in ("random", "zero123"):
-        node["seed"] = derive(cfg["seed"], name)
-    check_targets(node, cfg["rig"])
-    return instantiate(node)
+        given["seed"] = derive(cfg["seed"], name)
+    check_targets({"_target_": f"{function.__module__}.{function.__qualname__}"} | given, cfg["rig"])
+    for key in {"elevation_deg", "distance"} & given.keys():  # the signatures say float, and pairs of them
+        given[key] = tuple(map(float, given[key])) if isinstance(given[key], list) else float(given[key])
+    return function(**given)
 
 
 def find_items(spec: str, out: Path) -> list[Item]:
@@ -131,12 +139,13 @@ def find_items(spec: str, out: Path) -> list[Item]:
 
 def render_object(item: Item, cfg: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
     """Render one mesh file; returns its line for results.jsonl."""
-    clock = time.process_time()
+    clock = _cpu_seconds()
     try:
         digest = sha256_file(item.path)
     except OSError as error:
         raise BadMesh(f"cannot read {str(item.path)!r}: {error.strerror or error}") from error
-    shaping = {key: cfg[key] for key in (*SHAPING, *OF_ENGINE[cfg["engine"]])}
+    settings = engine_settings(cfg)
+    shaping = {key: cfg[key] for key in SHAPING} | settings
     key = config_hash(shaping | {"version": VERSION, "mesh": digest, "name": item.folder.name})
     if _is_done(item.folder, key, cfg["overwrite"]):
         return {"status": "skipped", "folder": item.folder.name}
@@ -149,7 +158,7 @@ def render_object(item: Item, cfg: Mapping[str, Any], source: Mapping[str, Any])
     surface, normalisation = normalise(surface, cfg["normalise"])
     cameras = rig_cameras(cfg, item.folder.name)
     threads = max(1, (os.cpu_count() or 1) // (cfg["workers"] or 1))
-    options = {key: cfg[key] for key in OF_ENGINE["cpu"]} | cfg["blender"] | {"threads": threads}
+    options = settings.get("blender", settings) | {"threads": threads}
     request = Request(item.path, surface, normalisation, cameras, cfg["depth"], cfg["normals"], options)
     rendering = ENGINES[cfg["engine"]](request)
     record = {
@@ -162,8 +171,14 @@ def render_object(item: Item, cfg: Mapping[str, Any], source: Mapping[str, Any])
     }
     made = {"program": "data_tools.render", "key": key, "mesh": {"file": item.path.name, "sha256": digest}}
     made |= {"up": surface.up, "normalisation": normalisation.to_json(), **record}
+    made |= {"rendered_by": rendering.made_by} if rendering.made_by else {}
     _write(item, cfg, request, rendering, dict(source) | made)
-    return record | {"cpu_seconds": round(time.process_time() - clock, 2)}
+    return record | {"cpu_seconds": round(_cpu_seconds() - clock, 2)}
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those that it started, such as Blender's."""
+    return sum(os.times()[:4])
 
 
 def views_cut_off(rendering: Rendering) -> list[int]:

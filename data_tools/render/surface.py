@@ -30,6 +30,7 @@ from core.types import Mesh
 
 MAX_FACES = 10_000_000  # 5 million take 2.7 GB and 9 CPU-seconds to read; a larger one is a scan that wants decimation
 GRAY = 0.7  # of what has no colour
+SMALL = 1e-3
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tga", ".tif", ".tiff", ".gif")
 
 logging.getLogger("trimesh").setLevel(logging.ERROR)  # what it warns of, we say in one line
@@ -54,6 +55,18 @@ class Surface:
     degenerate_faces: int = 0  # without area, left out
     missing_textures: tuple[str, ...] = ()  # what was said to be there but is not, or cannot be decoded
     up: Literal["y", "z"] = "z"  # of the file
+
+    def to(self, device: str | torch.device) -> "Surface":
+        """On another device."""
+        colors = None if self.mesh.colors is None else self.mesh.colors.to(device)
+        return replace(
+            self,
+            mesh=Mesh(self.mesh.vertices.to(device), self.mesh.faces.to(device), colors),
+            normals=self.normals.to(device),
+            uv=self.uv.to(device),
+            face_texture=self.face_texture.to(device),
+            textures=tuple(texture.to(device) for texture in self.textures),
+        )
 
 
 @dataclass(frozen=True)
@@ -193,13 +206,16 @@ def _read_piece(matrix: np.ndarray, piece: trimesh.Trimesh, is_glb: bool, name: 
     """One primitive of a scene, in its place; colours and textures in sRGB."""
     if piece.visual.kind == "face":
         piece.unmerge_vertices()  # each corner its own vertex, which has its face's colour
-    vertices = piece.vertices @ matrix[:3, :3].T + matrix[:3, 3]
+    with np.errstate(invalid="ignore"):  # NaN is for the checks below to name
+        vertices = piece.vertices @ matrix[:3, :3].T + matrix[:3, 3]
     faces = np.asarray(piece.faces, dtype=np.int64)
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise BadMesh(f"mesh {name!r} has faces of vertices that do not exist")
     if np.linalg.det(matrix[:3, :3]) < 0:
         faces = faces[:, ::-1].copy()  # a mirrored piece winds the other way
     with np.errstate(all="ignore"):
+        if 0 < (extent := np.ptp(vertices, axis=0).max()) < SMALL:
+            piece.apply_scale(1 / extent)  # trimesh takes very small faces for none, and would average no normals
         normals = np.asarray(piece.vertex_normals) @ np.linalg.pinv(matrix[:3, :3])
     material, uv = getattr(piece.visual, "material", None), getattr(piece.visual, "uv", None)
     picture = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)

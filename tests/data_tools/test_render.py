@@ -1,12 +1,9 @@
-"""Meshes -> view sets: what is drawn is right, a bad file is one line, and stopping or processes change nothing."""
+"""Meshes -> view sets: what is drawn is right, and stopping or processes change nothing."""
 
-import hashlib
 import json
 import math
 import os
 import shutil
-import stat
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,55 +16,18 @@ from torch.testing import assert_close
 
 from core.cameras.rays import pixel_rays
 from core.cameras.rigs import rig
-from core.errors import BadMesh
 from core.mesh.export import write_mesh
 from core.types import Mesh
 from core.views import TRANSFORMS, read_views, validate_views
-from data_tools.render import make, surface
+from data_tools.render import make
 from data_tools.render.__main__ import main
-from data_tools.render.blender import BLENDER_FROM_GLTF, find_blender, object_matrix
 from data_tools.render.engines import Request, render_cpu, sample_texture
 from data_tools.render.maps import read_depth, read_normals
-from data_tools.render.surface import Surface, normalise, read_surface
+from data_tools.render.surface import normalise, read_surface
+from tests.data_tools.rendering import SMALL, TINY, ball, contents, refused, request, results
 
 ROOT = Path(__file__).parents[2]
 CHICKEN = Path(os.environ.get("TURNTABLE_DATA", "/nonexistent")) / "gso_chicken"
-TINY = ["size=24", "supersample=2", "workers=1"]
-TRIANGLE = "v 0 0 0\nv 0 1 0\nv 0 0 1\n"
-
-
-def ball(radius: float = 1.0, subdivisions: int = 2) -> trimesh.Trimesh:
-    made = trimesh.creation.icosphere(subdivisions=subdivisions, radius=radius)
-    made.visual.vertex_colors = np.array([[200, 30, 30, 255]] * len(made.vertices), np.uint8)
-    return made
-
-
-def request(made: Surface, *, size: int = 32, views: int = 3, **options) -> Request:
-    normalised, how = normalise(made, "unit_cube")
-    cameras = rig("orbit", size=size, num_views=views, elevation_deg=20.0)
-    return Request(Path(), normalised, how, cameras, True, True, {"supersample": 2, "shading": "none"} | options)
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Every file but the provenance, which holds the date and the command."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "provenance.json" and path.parent != folder
-    }
-
-
-def results(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def refused(arguments: list[str], capsys) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ")
-    return error
 
 
 @pytest.fixture
@@ -107,7 +67,7 @@ def test_a_folder_of_meshes_becomes_view_sets_and_is_done_only_once(meshes, tmp_
 def test_two_processes_make_the_same_files_as_one(meshes, tmp_path):
     for name, workers in (("one", 1), ("two", 2)):
         main(
-            [f"input={meshes}", f"out={tmp_path / name}", *TINY[:2], f"workers={workers}", "rig=random", "num_views=2"]
+            [f"input={meshes}", f"out={tmp_path / name}", "size=24", f"workers={workers}", "rig=random", "num_views=2"]
         )
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     poses = [read_views(tmp_path / "one" / name).cameras.poses for name in ("ball", "ring")]
@@ -121,62 +81,11 @@ def test_a_process_that_dies_fails_its_own_object_only(meshes, tmp_path, monkeyp
         return read_surface(path, **options)
 
     monkeypatch.setattr(make, "read_surface", read)  # processes are forked
-    message = refused([f"input={meshes}", f"out={tmp_path / 'out'}", *TINY[:2], "workers=2", "rig=mvdream"], capsys)
+    message = refused([f"input={meshes}", f"out={tmp_path / 'out'}", "size=24", "workers=2", "rig=mvdream"], capsys)
     assert "1 of 3" in message and "out of memory?" in message
     one, ring, other = [line["status"] for line in results(tmp_path / "out")]
     assert ring == "failed"
     assert {one, other} <= {"ok", "skipped"}  # skipped: it was finished when the process died, before it was counted
-
-
-def test_broken_meshes_are_one_line_each_and_the_rest_goes_on(tmp_path, capsys):
-    folder, out = tmp_path / "meshes", tmp_path / "out"
-    folder.mkdir()
-    ball(1e30).export(folder / "huge.glb")
-    broken = trimesh.creation.box()
-    broken.vertices[0] = np.nan
-    broken.export(folder / "nan.glb")
-    files = {
-        "no-bytes.glb": "",
-        "no-mesh.glb": "this is a letter, not a mesh",
-        "no-mesh.obj": "nor is this",
-        "points.obj": TRIANGLE,
-        "flat.obj": TRIANGLE + "f 1 2 2\nf 1 1 1\n",
-        "partly.obj": TRIANGLE + "f 1 2 2\nf 1 2 3\n",
-        "index.obj": TRIANGLE + "f 1 2 9\n",
-        "point.obj": "v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n",
-        "cut.glb": (folder / "huge.glb").read_bytes()[:3000],
-        "untextured.obj": "mtllib gone.mtl\n" + TRIANGLE + "usemtl m\nf 1 2 3\n",
-    }
-    for name, content in files.items():
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    message = refused([f"input={folder}", f"out={out}", *TINY, "rig=mvdream"], capsys)
-    assert "10 of 12 inputs failed" in message
-    lines = {Path(line["input"]).name: line for line in results(out)}
-    good = {name for name, line in lines.items() if line["status"] == "ok"}
-    assert good == {"huge.glb", "partly.obj"}
-    assert lines["partly.obj"]["degenerate_faces"] == 1
-    causes = {
-        "nan.glb": "1 vertices that are NaN",
-        "no-bytes.glb": "0 bytes",
-        "no-mesh.glb": "'no-mesh.glb' is no .glb (binary glTF) file",
-        "no-mesh.obj": "no faces",
-        "points.obj": "no faces",
-        "flat.obj": "all 2 faces are degenerate",
-        "index.obj": "broken or no mesh",
-        "point.obj": "degenerate",
-        "cut.glb": "broken or no mesh",
-        "untextured.obj": "'gone.mtl' is missing",
-    }
-    for name, cause in causes.items():
-        assert cause in lines[name]["error"] and "\n" not in lines[name]["error"], lines[name]["error"]
-        assert not (out / Path(name).stem).exists()
-
-
-def test_a_mesh_with_more_faces_than_the_limit_is_refused_with_the_numbers(tmp_path, monkeypatch):
-    ball().export(tmp_path / "ball.ply")
-    monkeypatch.setattr(surface, "MAX_FACES", 300)
-    with pytest.raises(BadMesh, match=r"320 faces, more than the limit of 300"):
-        read_surface(tmp_path / "ball.ply")
 
 
 @pytest.mark.parametrize(
@@ -185,8 +94,13 @@ def test_a_mesh_with_more_faces_than_the_limit_is_refused_with_the_numbers(tmp_p
         ("rig=nothing", "choose one of mvdream"),
         ("rig=ouroboros num_views=3", "unknown key 'ouroboros.num_views'"),
         ("elevation_deg=[0,20]", "expected a number"),
-        ("engine=nvdiffrast", "no such backend yet"),
-        ("engine=cycles", "choose one of cpu, blender"),
+        ("engine=cycles", "choose one of cpu, nvdiffrast, blender"),
+        ("engine=blender supersample=2", "supersample=2: engine=blender does not read it"),
+        ("engine=blender shading=none", "shading=none: engine=blender does not read it"),
+        ("blender.samples=8", "blender.samples=8: engine=cpu does not read it"),
+        ("engine=blender blender.denoise=maybe", "choose one of True, False"),
+        ("engine=blender blender.samples=0", "blender.samples=0: expected a whole number"),
+        ("engine=nvdiffrast workers=2", "draws in one process"),
         ("engine=blender blender.executable=no-such-blender", "no such program"),
         ("size=4", "from 8 to 2048"),
         ("shading=phong", "choose one of smooth, flat, none"),
@@ -198,7 +112,7 @@ def test_what_the_user_got_wrong_is_one_line(tmp_path, arguments, words, capsys)
     far = ball()
     far.apply_translation((0, 0, 50))
     far.export(tmp_path / "far.glb")
-    assert words in refused([f"input={tmp_path}", f"out={tmp_path / 'out'}", *TINY, *arguments.split()], capsys)
+    assert words in refused([f"input={tmp_path}", f"out={tmp_path / 'out'}", *SMALL, *arguments.split()], capsys)
 
 
 def test_a_texture_is_sampled_at_every_pixel(tmp_path):
@@ -225,17 +139,6 @@ def test_a_texture_is_sampled_at_every_pixel(tmp_path):
     main([f"input={tmp_path / 'square.obj'}", f"out={tmp_path / 'missing'}", *TINY, "rig=mvdream",
           "missing_textures=ignore"])  # fmt: skip
     assert read_views(tmp_path / "missing" / "square").provenance["missing_textures"] == ["'paint.png' is missing"]
-
-
-def test_a_texture_that_cannot_be_decoded_is_said(tmp_path):
-    made = trimesh.creation.box()
-    made.visual = trimesh.visual.TextureVisuals(uv=np.zeros((8, 2)), image=Image.new("RGB", (64, 64), (9, 9, 9)))
-    made.export(tmp_path / "box.glb")
-    whole = (tmp_path / "box.glb").read_bytes()
-    start = whole.index(b"\x89PNG")
-    (tmp_path / "box.glb").write_bytes(whole[:start] + b"\0" * 60 + whole[start + 60 :])
-    found = read_surface(tmp_path / "box.glb")
-    assert "embedded picture 0" in found.missing_textures[0] and not found.textures
 
 
 def test_texture_coordinates_count_from_the_lower_left_and_repeat():
@@ -349,64 +252,6 @@ def test_files_of_one_name_get_folders_of_their_own(tmp_path):
         (tmp_path / name).with_suffix(".txt").touch()
     items = make.find_items(str(tmp_path / "**" / "*"), tmp_path / "out")
     assert [item.folder.name for item in items] == ["chair_model.ply", "table_model.ply", "vase"]
-
-
-def test_blender_puts_a_file_where_our_reader_puts_it(tmp_path):
-    made = trimesh.creation.box((1, 2, 3))
-    made.apply_translation((4, 5, 6))
-    for name, up, imported in (
-        ("a.glb", "auto", BLENDER_FROM_GLTF),
-        ("a.ply", "auto", np.eye(3)),
-        ("a.ply", "y", np.eye(3)),
-    ):
-        made.export(tmp_path / name)
-        normalised, how = normalise(read_surface(tmp_path / name, up=up), "unit_sphere")
-        asked = Request(tmp_path / name, normalised, how, rig("mvdream", size=8), True, True, {})
-        matrix = object_matrix(asked)
-        placed = (made.vertices @ imported.T) @ matrix[:3, :3].T + matrix[:3, 3]
-        ours = normalised.mesh.vertices.double().numpy()
-        assert max(np.abs(ours - vertex).sum(1).min() for vertex in placed) < 1e-6
-        assert np.linalg.det(matrix[:3, :3]) > 0
-
-
-def test_without_blender_the_engine_says_how_to_get_it(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    ball().export(tmp_path / "ball.glb")
-    message = refused([f"input={tmp_path}", f"out={tmp_path / 'out'}", *TINY, "engine=blender"], capsys)
-    assert "neither a blender program on PATH nor the bpy package" in message
-    (tmp_path / "blender").touch(mode=0o755)
-    assert find_blender(None)[0] == str(tmp_path / "blender")
-
-
-def test_what_a_blender_process_leaves_becomes_a_view_set(tmp_path, capsys):
-    # A stand-in that speaks the job's language: a white square at depth 1, its normal towards +z of the world.
-    program = tmp_path / "blender"
-    program.write_text(
-        f"#!{sys.executable}\n"
-        "import json, sys, numpy as np\nfrom PIL import Image\n"
-        "job = json.load(open(sys.argv[-1]))\n"
-        "if 'bad' in job['mesh']: print('Error: cannot open'); sys.exit(1)\n"
-        "w, h = job['size']\n"
-        "assert abs(job['lenses'][0] - 35) < 1e-5 and job['sensor'] == 32 and len(job['poses']) == 4\n"
-        "rgba = np.zeros((h, w, 4), np.uint8); rgba[8:16, 8:16] = 255\n"
-        "maps = np.zeros((h, w, 5), np.float32); maps[8:16, 8:16] = (1, 0, 0, 1, 1)\n"
-        "for view in range(len(job['poses'])):\n"
-        "    Image.fromarray(rgba).save(f\"{job['out']}/{view:03d}.png\")\n"
-        "    np.save(f\"{job['out']}/{view:03d}.npy\", maps)\n"
-    )
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    ball().export(tmp_path / "ball.glb")
-    ball().export(tmp_path / "bad.glb")
-    arguments = [f"input={tmp_path}/*.glb", f"out={tmp_path / 'out'}", *TINY, "rig=mvdream", "engine=blender"]
-    message = refused([*arguments, f"blender.executable={program}", "depth=true", "normals=true"], capsys)
-    assert "1 of 2" in message and "Error: cannot open" in message
-    depth, normals = read_depth(tmp_path / "out" / "ball"), read_normals(tmp_path / "out" / "ball")
-    assert_close(depth[:, 8:16, 8:16], torch.ones(4, 8, 8))
-    assert (depth > 0).sum() == 4 * 64
-    tilt = math.radians(15)
-    expected = torch.tensor([0, math.cos(tilt), math.sin(tilt)])
-    assert_close(normals[0, :, 10, 10], expected, rtol=0, atol=0.01)
 
 
 @pytest.mark.skipif(not CHICKEN.is_dir(), reason="no gso_chicken in TURNTABLE_DATA")
