@@ -40,8 +40,9 @@ NULLABLE = frozenset(
 ) | {"data.val", "data.preview", "image.max_size"}
 OVERLAYS = ("experiment", "sweep")  # groups of whole experiments, not sections of the settings
 # Values of these keys are paths or sentences: they may hold spaces, commas, `=`, brackets and any letter, unquoted.
-PATH_KEYS = ("input", "views", "pred", "target", "reference", "mask", "out", "root", "checkpoint", "weights", "mesh")
-TEXT_KEYS = frozenset((*PATH_KEYS, "prompt", "caption"))
+PATH_KEYS = ("input", "source", "views", "pred", "target", "reference", "mask", "out", "root", "checkpoint", "weights",
+             "mesh", "report", "target_dir", "input_dir", "uids", "registry", "mirror", "base_url")  # fmt: skip
+TEXT_KEYS = frozenset((*PATH_KEYS, "prompt", "caption", "licence"))
 
 
 @dataclass(frozen=True)

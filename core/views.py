@@ -79,7 +79,8 @@ def read_views(folder: str | Path, *, rig: str | None = None, mask: str | None =
     Args:
         folder: a view set, or with `rig` plain images that are sorted by name (`*-depth.png` are left out).
         rig: name of the cameras (`core.cameras.rigs`) of such a folder, as in SyncDreamer's rendering folders.
-        mask: how to find the object in images without alpha (see `core.foreground`); without it they are refused.
+        mask: how to find the object in images without alpha, or where it is full everywhere (see `core.foreground`);
+            None: images without alpha are refused, and any alpha is taken as it is.
     """
     views, faults = _read(Path(folder), rig, mask)
     if views is None or faults:
@@ -153,9 +154,23 @@ def _read_transforms(folder: Path, mask: str | None) -> tuple[ViewSet | None, li
         raise _Fault(f"no {TRANSFORMS}; for a folder of plain images pass rig=, e.g. rig=syncdreamer")
     transforms = _json(folder / TRANSFORMS)
     provenance = _json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
+    return parse_transforms(transforms, folder, mask=mask, provenance=provenance)
+
+
+def parse_transforms(
+    transforms: Mapping[str, Any], folder: Path, *, mask: str | None = None, provenance: dict[str, Any] | None = None
+) -> tuple[ViewSet | None, list[str]]:
+    """The view set that the content of a `transforms.json` describes, or None, and all faults found.
+
+    Args:
+        transforms: nerfstudio's schema; importers of other layouts make it from what they find.
+        folder: where the paths of its images begin.
+        mask: as of `read_views`.
+        provenance: the view set's.
+    """
     frames = transforms.get("frames")
     if not isinstance(frames, list) or not frames:
-        raise _Fault(f"{TRANSFORMS} lists no views (key 'frames')")
+        return None, [f"{TRANSFORMS} lists no views (key 'frames')"]
 
     faults: list[str] = []
     paths: list[Path | None] = []
@@ -179,7 +194,8 @@ def _read_transforms(folder: Path, mask: str | None) -> tuple[ViewSet | None, li
     good_poses, good_lenses = ([value for value in values if value is not None] for values in (poses, lenses))
     cameras = Cameras(from_opengl(torch.stack(good_poses)), torch.stack(good_lenses), width, height)
     name, caption = transforms.get("name") or folder.resolve().name, transforms.get("caption")
-    return ViewSet(torch.stack(images), cameras, str(name), None if caption is None else str(caption), provenance), []
+    caption = None if caption is None else str(caption)
+    return ViewSet(torch.stack(images), cameras, str(name), caption, provenance or {}), []
 
 
 def _attempt(parse: Callable[[], Parsed], index: int, faults: list[str]) -> Parsed | None:
@@ -272,9 +288,10 @@ def _images(
             continue
         try:
             image, info = read_image_with_info(path)
-            if not info.has_alpha:
-                if mask is None:
-                    raise _Fault(f"{path.name} has no alpha; pass mask= (auto, white, none)")
+            if mask is None and not info.has_alpha:
+                raise _Fault(f"{path.name} has no alpha; pass mask= (auto, white, none)")
+            # Alpha that is full everywhere marks nothing: most programs write it into every PNG.
+            if mask is not None and image[3].min() == 1:
                 image = torch.cat([image[:3], foreground_mask(image[:3], mask)[0][None]])
             size = size or (info.width, info.height)
             if (info.width, info.height) != size:

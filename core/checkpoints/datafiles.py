@@ -26,6 +26,24 @@ def read_legacy_pickle(path: str | Path) -> Any:
         return content
 
 
+def read_names(path: str | Path) -> list[str]:
+    """A list of names: pickled (a set's are sorted), or a text file with one a line; BadData where it is neither."""
+    path = Path(path)
+    if path.suffix == ".pkl":
+        names = read_legacy_pickle(path)
+        if not isinstance(names, (list, tuple, set)) or not all(isinstance(name, str) for name in names):
+            raise BadData(f"{str(path)!r} holds {type(names).__name__}, not a list of names")
+        return sorted(names) if isinstance(names, set) else list(names)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise BadData(f"cannot read {str(path)!r}: {error.strerror or error}; check the path") from error
+    except UnicodeDecodeError as error:
+        place = f"byte {error.start}"
+        raise BadData(f"{str(path)!r} is no UTF-8 text ({place}); save it as UTF-8, or give a .pkl") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def _array(note: Note, inner: Callable[[Any], Any]) -> np.ndarray:
     """`_reconstruct` and a state (version, shape, dtype, Fortran order, bytes), as numpy writes an array."""
     _, shape, dtype, fortran, data = (inner(x) if i != 4 else x for i, x in enumerate(_tuple(note.state, 5)))

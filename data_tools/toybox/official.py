@@ -6,21 +6,28 @@
 <folder>/uid_set.pkl                     a list of uids
 """
 
+import json
 import pickle
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from core.cameras.poses import spherical
+from core.data.toybox import read_index
+from core.errors import BadOutput
 from core.files import atomic_file
 from core.views import read_views
+from data_tools.layouts.syncdreamer import meta
 
 
 def write_official(root: Path, folder: Path, split: str, uids: Sequence[str], *, size: int) -> Iterator[str]:
-    """Convert objects of a toybox folder, resized to `size`; yields each uid as it is done. Finished ones are kept."""
+    """Convert objects of a toybox folder, resized to `size`; yields each uid as it is done. Finished ones are kept.
+
+    BadOutput where objects of another toybox or of another size are.
+    """
+    _claim(folder, {"toybox": read_index(root)["sha256"], "image_size": size})
     for uid in uids:
         for part in ("input", "target"):
             final = folder / part / uid
@@ -35,18 +42,25 @@ def write_official(root: Path, folder: Path, split: str, uids: Sequence[str], *,
         temporary.write_bytes(pickle.dumps(list(uids)))
 
 
+def _claim(folder: Path, made_from: dict[str, Any]) -> None:
+    """Note what a new folder is made from, or refuse one that was made from something else."""
+    path = folder / "made_from.json"
+    if not folder.exists() or not any(folder.iterdir()):
+        with atomic_file(path) as temporary:
+            temporary.write_text(json.dumps(made_from) + "\n", encoding="utf-8")
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadOutput(f"{str(folder)!r} does not say what it was made from; choose another official=") from error
+    if found != made_from:
+        raise BadOutput(f"{str(folder)!r} was made from {found}, not from {made_from}; choose another official=")
+
+
 def _write_views(source: Path, folder: Path, size: int, *, with_meta: bool) -> None:
     cameras = read_views(source).cameras.scaled(size, size)
     for index in range(len(cameras)):
         with Image.open(source / "images" / f"{index:03d}.png") as image:
             image.resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{index:03d}.png")
     if with_meta:
-        azimuths, elevations, distances = spherical(cameras.centers.double())
-        meta = [
-            cameras.intrinsics[0].numpy(),
-            (azimuths % (2 * np.pi)).float().numpy(),
-            elevations.float().numpy(),
-            distances.numpy(),
-            cameras.world_to_camera[:, :3].double().numpy(),
-        ]
-        (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
+        (folder / "meta.pkl").write_bytes(pickle.dumps(meta(cameras)))

@@ -5,20 +5,25 @@ input_dir/<uid>/000.png ... 015.png, meta.pkl = [K, azimuths, elevations (radian
 a list of uids: uid_set.pkl, or a text file with one a line
 """
 
+import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
-from core.checkpoints.load import read_legacy_pickle
+from core.checkpoints.datafiles import read_legacy_pickle, read_names
 from core.config import whole
+from core.data.dropping import broken_in_report, usable
+from core.data.names import unsafe
 from core.errors import BadData
-from core.images import from_pil, prepare_input, read_image, to_pil, training_image
+from core.images import prepare_input, read_image, training_pixels
+
+log = logging.getLogger(__name__)
 
 NUM_VIEWS = 16
 
@@ -28,17 +33,14 @@ def read_uids(path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise BadData(f"no list of uids at {str(path)!r}; give uid_set.pkl or a text file with one uid a line")
-    if path.suffix == ".pkl":
-        uids = read_legacy_pickle(path)
-        if not isinstance(uids, (list, tuple, set)) or not all(isinstance(uid, str) for uid in uids):
-            raise BadData(f"{str(path)!r} holds {type(uids).__name__}, not a list of names")
-        uids = sorted(uids) if isinstance(uids, set) else list(uids)
-    else:
-        uids = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    uids = read_names(path)
     if not uids:
         raise BadData(f"{str(path)!r} lists no objects")
     if len(set(uids)) != len(uids):
         raise BadData(f"{str(path)!r} lists {len(uids) - len(set(uids))} uids twice; list each once")
+    for uid in uids:
+        if (reason := unsafe(uid)) is not None:
+            raise BadData(f"{str(path)!r} lists {uid!r}, {reason}; leave it out")
     return uids
 
 
@@ -83,29 +85,48 @@ def _elevation_deg(path: Path) -> int:
         ) from error
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BadData(
-            f"{str(path)!r} is no UTF-8 text (byte {error.start}); save it as UTF-8, or give a .pkl"
-        ) from error
-
-
 class OfficialViews:
     """Items [target_pixels 16 x 3 x H x W and input_pixels in [-1, 1], input_elevation in radians].
 
     View s is the input and the first target, s drawn uniformly; the others follow around the ring.
     """
 
-    def __init__(self, *, target_dir: str, input_dir: str, uids: str, image_size: int = 256) -> None:
+    def __init__(
+        self,
+        *,
+        target_dir: str,
+        input_dir: str,
+        uids: str,
+        image_size: int = 256,
+        report: str | None = None,
+        max_dropped: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            report: what data_tools.validate found (validation.json); None: only whether each object has its folders.
+            max_dropped: the fraction of objects that may be left out because they are broken; BadData when more are.
+        """
         self.targets, self.inputs = Path(target_dir), Path(input_dir)
         for folder in (self.targets, self.inputs):
             if not folder.is_dir():
                 raise BadData(f"no folder {str(folder)!r}; it should hold <uid>/000.png ... 015.png")
         # One array of bytes instead of a list of strings: workers share it, and memory stays flat for millions.
-        self.uids = np.array([uid.encode() for uid in read_uids(uids)])
+        names = read_uids(uids)
+        if report is None:
+            log.info("data.report=null: only missing folders are looked for; data_tools.validate finds the rest")
+        broken = self._without_folders(names) | (broken_in_report(report, names) if report is not None else {})
+        self.uids = np.array([names[index].encode() for index in usable(names, broken, max_dropped)])
         self.image_size = image_size
+
+    def _without_folders(self, names: list[str]) -> dict[str, str]:
+        """The objects that lack a folder, by one listing of each part: a look at every file would take hours."""
+        missing: dict[str, str] = {}
+        for part in (self.targets, self.inputs):
+            with os.scandir(part) as entries:
+                there = {entry.name for entry in entries}
+            deeper = {name for name in names if "/" in name and (part / name).is_dir()}
+            missing |= {name: f"no folder {str(part / name)!r}" for name in names if name not in there | deeper}
+        return missing
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -121,10 +142,7 @@ class OfficialViews:
         }
 
     def _pixels(self, path: Path) -> Float[Tensor, "3 size size"]:
-        image = training_image(read_image(path))
-        if image.shape[1:] != (self.image_size, self.image_size):
-            image = from_pil(to_pil(image).resize((self.image_size, self.image_size), Image.Resampling.BICUBIC))
-        return image * 2 - 1
+        return training_pixels(read_image(path), self.image_size)
 
     def _elevations(self, uid: str) -> Float[Tensor, "views"]:
         path = self.inputs / uid / "meta.pkl"

@@ -1,0 +1,123 @@
+"""What can be wrong with one object of a data set, beside what `core.views` finds in every view set."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from core.errors import UserError
+from core.views import ViewSet
+from data_tools.layouts import load
+from data_tools.layouts._shared import images_digest, judge
+
+NEARLY_PARALLEL = 1e-4  # of the axes' spread; below it there is no point that they all look at
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What every view set of a data set must be; None: anything.
+
+    Args:
+        layout: the layout's name.
+        mask: how the object is found in images without alpha (core.foreground); without it they are broken.
+        size: width and height of the images in pixels.
+        num_views: of each part.
+    """
+
+    layout: str
+    mask: str | None = None
+    size: int | None = None
+    num_views: int | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong. `view` is None where it is about the whole part, `part` "" where about all of it."""
+
+    object: str
+    part: str
+    view: int | None
+    reason: str
+
+
+def check_object(root: Path, name: str, expected: Expected) -> tuple[list[Finding], str]:
+    """Everything wrong with one object, and a hash of its images ("" where anything is wrong)."""
+    try:
+        sheets = load(expected.layout).read(root, name)
+    except UserError as error:
+        return [Finding(name, "", None, str(error))], ""
+    findings = []
+    for part, sheet in sheets.items():
+        views, faults = judge(sheet, expected.mask)
+        faults = faults if views is None else [*_wrong_form(views, expected), *_wrong_content(views)]
+        findings += [Finding(name, part, *_split(fault)) for fault in faults]
+    return findings, "" if findings else " ".join(images_digest(sheet) for sheet in sheets.values())
+
+
+def _split(fault: str) -> tuple[int | None, str]:
+    """`view 3: no image` -> 3, `no image`."""
+    match = re.match(r"view (\d+): (.*)", fault, re.DOTALL)
+    return (int(match[1]), match[2]) if match else (None, fault)
+
+
+def _wrong_form(views: ViewSet, expected: Expected) -> list[str]:
+    """Another size or number of views than every object must have."""
+    faults = []
+    width, height = views.cameras.width, views.cameras.height
+    if expected.size is not None and (width, height) != (expected.size, expected.size):
+        faults.append(f"the images are {width} x {height} instead of {expected.size} x {expected.size}")
+    if expected.num_views is not None and len(views) != expected.num_views:
+        faults.append(f"{len(views)} views instead of {expected.num_views}")
+    return faults
+
+
+def _wrong_content(views: ViewSet) -> list[str]:
+    """An object that no view shows, or cameras that all turn their backs on it."""
+    faults = []
+    if not (views.images[:, 3] > 0).any():
+        faults.append("every view is empty (alpha 0 everywhere)")
+    if _all_look_away(views.cameras.poses.double()):
+        faults.append(
+            "wrong handedness or axes: every camera looks away from the point between them; are the poses OpenCV's (z "
+            "forward) where OpenGL's (z backward) are wanted, or the other way round?"
+        )
+    return faults
+
+
+def _all_look_away(poses: torch.Tensor) -> bool:
+    """Whether the point nearest to all optical axes lies behind every camera; false where axes are parallel."""
+    forward, centers = poses[:, :3, 2], poses[:, :3, 3]
+    across = torch.eye(3).double() - forward[:, :, None] * forward[:, None, :]
+    total = across.sum(dim=0)
+    if torch.linalg.eigvalsh(total)[0] < NEARLY_PARALLEL * len(poses):
+        return False
+    point = torch.linalg.solve(total, (across @ centers[:, :, None]).sum(dim=0))[:, 0]
+    return bool((((point - centers) * forward).sum(dim=-1) < 0).all())
+
+
+def check_splits(splits: dict[str, Sequence[str]]) -> list[Finding]:
+    """Objects that stand in more than one split, by the last part of their names."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for split, names in splits.items():
+        for name in dict.fromkeys(names):
+            found.setdefault(name.removeprefix(f"{split}/"), []).append((split, name))
+    return [
+        Finding(name, "", None, f"is in the splits {' and '.join(split for split, _ in places)}")
+        for places in found.values()
+        if len(places) > 1
+        for name in dict.fromkeys(name for _, name in places)
+    ]
+
+
+def check_twins(splits: dict[str, Sequence[str]], contents: dict[str, str]) -> list[Finding]:
+    """Objects of different splits with the same images under different names."""
+    where = {name: split for split, names in splits.items() for name in names}
+    first: dict[str, str] = {}
+    findings = []
+    for name, content in contents.items():
+        other = first.setdefault(content, name) if content else name
+        if other != name and where.get(name) != where.get(other):
+            findings.append(Finding(name, "", None, f"has the same views as {other!r} of another split"))
+    return findings
