@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+SLOW_READY := $(VENV)/.slow-ready
+SLOW_EXTRAS := blender,colmap
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
@@ -32,7 +34,12 @@ demo: $(READY) ## the main job on bundled weights: one image -> 16 views -> mesh
 test: $(READY) ## the fast tests (no GPU, no network)
 	$(PYTEST) -m "not slow and not gpu"
 
-test-slow: $(READY) ## the tests that learn, time or train
+# What only the slow tests use: real Blender (1.4 GB, about 20 CPU-seconds) where this Python has a wheel of it, COLMAP.
+$(SLOW_READY): $(READY)
+	$(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[$(SLOW_EXTRAS)]'
+	@touch $(SLOW_READY)
+
+test-slow: $(SLOW_READY) ## the tests that learn, time or train, and those that run Blender or COLMAP
 	$(PYTEST) -m "slow and not gpu"
 
 test-gpu: $(READY) ## the fast paths against their references, on a CUDA machine
@@ -67,11 +74,11 @@ weights: toybox ## train the bundled weights again, in order (about 2 CPU-hours;
 	$(RUN) -m projects.syncdreamer.publish run=outputs/weights/syncdreamer_toybox scores=outputs/eval/views/scores.json
 
 eval: toybox ## measure the bundled weights on the 30 test objects again (the tables of weights/README.md)
-	$(RUN) -m projects.syncdreamer.predict +experiment=syncdreamer/toybox out=outputs/eval/syncdreamer
-	$(RUN) -m projects.benchmark.baselines out=outputs/eval/trivial
+	$(RUN) -m projects.syncdreamer.predict +experiment=syncdreamer/toybox out=outputs/eval/syncdreamer overwrite=true
+	$(RUN) -m projects.benchmark.baselines out=outputs/eval/trivial overwrite=true
 	$(RUN) -m projects.benchmark.evaluate protocol=toybox gt=data/toybox/test out=outputs/eval/views \
 		'pred={SyncDreamer: outputs/eval/syncdreamer, the input repeated: outputs/eval/trivial/input-repeated, the mean training view: outputs/eval/trivial/mean-view, the nearest training object: outputs/eval/trivial/nearest-object}'
-	$(RUN) -m projects.benchmark.reconstruct views='outputs/eval/syncdreamer/test-0000[0-7]' method=neus preset=toybox out=outputs/eval/meshes
+	$(RUN) -m projects.benchmark.reconstruct views='outputs/eval/syncdreamer/test-0000[0-7]' method=neus preset=toybox out=outputs/eval/meshes overwrite=true
 	$(RUN) -m projects.benchmark.evaluate protocol=toybox_shapes gt=data/toybox/test out=outputs/eval/shapes \
 		'pred={SyncDreamer then NeuS: outputs/eval/meshes, a sphere: outputs/eval/trivial/sphere}'
 

@@ -5,7 +5,10 @@ the words that say which way it was.
 """
 
 import os
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,9 +17,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from core.errors import BadImage
+from core.errors import BadCheckpoint, BadImage
 from core.images import read_image_with_info
-from core.masks import MODES, check_mask_here, rembg_lacks
+from core.masks import MODES, NETWORKS, check_mask_here, network_lacks
 
 WHITE = 0.97  # a background pixel's darkest channel; above SyncDreamer's decoder noise on white, below object colours
 GRABCUT_SIDE = 320  # GrabCut runs on a copy of at most this side: its time grows with the pixels, its borders hardly
@@ -28,13 +31,20 @@ def foreground_mask(
     """The object's mask in [0, 1], and a sentence on how it was found.
 
     Args:
-        mode: `auto` (rembg when it and its weights are installed, else `flood` where the picture has an even border,
-            else `grabcut`), `white` (what is not connected to a white border), `none` (everything is object), one of
-            the methods by name, or the path of a mask image (its alpha, or else its brightness).
+        mode: `auto` (`birefnet`, else `rembg`, when the package rembg and that network's weights are installed; else
+            `flood` where the picture has an even border, else `grabcut`), `white` (what is not connected to a white
+            border), `none` (everything is object), one of the methods by name, or the path of a mask image (its alpha,
+            or else its brightness).
 
     Raises BadImage when nothing remains.
     """
-    ways = {"white": white_mask, "none": _everything, "rembg": _rembg, "flood": flood_mask, "grabcut": grabcut_mask}
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "white": white_mask,
+        "none": _everything,
+        "flood": flood_mask,
+        "grabcut": grabcut_mask,
+    }
+    ways |= {word: partial(_by_network, word) for word in NETWORKS}
     if mode == "auto":
         mask, label = _automatic(rgb)
     elif mode in ways:
@@ -77,11 +87,9 @@ def grabcut_mask(rgb: Float[Tensor, "3 height width"]) -> Float[Tensor, "height 
 
 
 def _automatic(rgb: Tensor) -> tuple[Tensor, str]:
-    if rembg_lacks() is None:
-        try:
-            return _rembg(rgb), "mask=auto: rembg (U^2-Net)"
-        except ImportError:
-            pass  # it lacks something in its turn: the plain ways below
+    for word, network in NETWORKS.items():
+        if network_lacks(word) is None:
+            return _by_network(word, rgb), f"mask=auto: {network} by rembg"
     missing = "rembg or its weights are not installed"
     _, tolerance = _distance_from_border_colour(rgb)
     mask = flood_mask(rgb)
@@ -91,13 +99,26 @@ def _automatic(rgb: Tensor) -> tuple[Tensor, str]:
     return grabcut_mask(rgb), label
 
 
-def _rembg(rgb: Tensor) -> Tensor:
-    check_mask_here("rembg")
-    from rembg import new_session, remove  # optional, heavy (onnxruntime)
+def _by_network(word: str, rgb: Tensor) -> Tensor:
+    """The soft mask of a segmentation network that the package rembg runs."""
+    check_mask_here(word)
+    from rembg import remove  # optional, heavy (onnxruntime)
 
     image = np.ascontiguousarray(rearrange((rgb * 255).round().byte(), "c h w -> h w c").cpu().numpy())
-    mask = remove(image, session=new_session("u2net"), only_mask=True)
+    mask = remove(image, session=_session(word), only_mask=True)
     return torch.from_numpy(np.array(mask, dtype=np.float32) / 255).to(rgb)
+
+
+@cache
+def _session(word: str) -> Any:
+    """A network in memory: hundreds of megabytes, so once for all pictures."""
+    from rembg import new_session
+
+    try:
+        return new_session(NETWORKS[word])
+    except Exception as error:  # onnxruntime's own, about a broken file
+        reason = f"{type(error).__name__}: {error}"
+        raise BadCheckpoint(f"the weights of mask={word} cannot be loaded ({reason}); copy them again") from error
 
 
 def _everything(rgb: Tensor) -> Tensor:

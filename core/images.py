@@ -53,6 +53,12 @@ def read_image_with_info(path: str | Path) -> tuple[Float[Tensor, "4 height widt
     return rearrange(torch.from_numpy(np.ascontiguousarray(values)), "h w c -> c h w"), info
 
 
+def decode_image(content: bytes, name: str) -> Float[Tensor, "4 height width"]:
+    """`read_image` of a file's content; `name` says in messages where it came from."""
+    values = _rgba(_decoded(io.BytesIO(content), repr(name)), name)
+    return rearrange(torch.from_numpy(np.ascontiguousarray(values)), "h w c -> c h w")
+
+
 def write_image(path: str | Path, image: Float[Tensor, "channels height width"]) -> None:
     """Write [3 or 4, H, W] as an 8-bit PNG, whole or not at all; values are clipped to [0, 1] and rounded."""
     if image.ndim != 3 or image.shape[0] not in (3, 4) or 0 in image.shape:
@@ -98,6 +104,14 @@ def training_image(rgba: Float[Tensor, "*batch 4 height width"]) -> Float[Tensor
     return (composite(rgba) * 255).to(torch.uint8).float() / 255
 
 
+def training_pixels(rgba: Float[Tensor, "4 height width"], size: int) -> Float[Tensor, "3 size size"]:
+    """`training_image` in [-1, 1], resized to a square (Pillow's bicubic) where it has another size."""
+    image = training_image(rgba)
+    if image.shape[1:] != (size, size):
+        image = from_pil(to_pil(image).resize((size, size), Image.Resampling.BICUBIC))
+    return image * 2 - 1
+
+
 def contact_sheet(
     images: Float[Tensor, "num_images 3 height width"], columns: int
 ) -> Float[Tensor, "3 sheet_height sheet_width"]:
@@ -112,13 +126,17 @@ def contact_sheet(
 def prepare_input(
     rgba: Float[Tensor, "4 height width"], *, crop_size: int, size: int, background: float = 1.0
 ) -> Float[Tensor, "3 size size"]:
-    """Frame a picture as SyncDreamer's `generate` does; returns pixels in [-1, 1].
+    """Frame a picture as SyncDreamer's `generate` does (`framed`), on a gray value; returns pixels in [-1, 1]."""
+    return composite(framed(rgba, crop_size=crop_size, size=size), background) * 2 - 1
+
+
+def framed(rgba: Float[Tensor, "4 height width"], *, crop_size: int, size: int) -> Float[Tensor, "4 size size"]:
+    """A picture with its object where SyncDreamer's input wants it, on a transparent square.
 
     Args:
         crop_size: the longer side of the object's bounding box becomes this many pixels (200 of 256 is usual);
             -1 keeps the framing: the picture is padded to a square with transparency and resized.
         size: side of the result.
-        background: gray value laid under the object.
 
     Raises BadImage when no pixel has alpha above 0, or the object is too thin to be scaled.
     """
@@ -127,8 +145,7 @@ def prepare_input(
     if not (rgba[3] > 0).any():
         raise BadImage("no foreground pixels: alpha is 0 everywhere; give a picture with a visible object")
     image = to_pil(rgba)
-    framed = _padded(image, size) if crop_size == -1 else _cropped(image, crop_size, size)
-    return composite(from_pil(framed), background) * 2 - 1
+    return from_pil(_padded(image, size) if crop_size == -1 else _cropped(image, crop_size, size))
 
 
 def _padded(image: Image.Image, size: int) -> Image.Image:
@@ -165,9 +182,17 @@ def _open(path: str | Path) -> Image.Image:
     try:
         if Path(path).stat().st_size == 0:
             raise BadImage(f"image {name} is empty (0 bytes); copy it again")
+    except OSError as error:
+        raise BadImage(f"image {name} cannot be read ({error.strerror or error}); give another") from error
+    return _decoded(path, name)
+
+
+def _decoded(source: str | Path | io.BytesIO, name: str) -> Image.Image:
+    """The upright picture in a file or in its content."""
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours and stricter
-            with Image.open(path) as image:
+            with Image.open(source) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise BadImage(
                         f"image {name} has {image.width} x {image.height} pixels, more than the limit of "
@@ -184,13 +209,16 @@ def _open(path: str | Path) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
         kind = "cannot be read" if isinstance(error, PermissionError) else "is broken or no image"
         raise BadImage(
-            f"image {name} {kind} ({type(error).__name__}: {_without(error, path)}); give another"
+            f"image {name} {kind} ({type(error).__name__}: {_without(error, source)}); give another"
         ) from error
 
 
-def _without(error: Exception, path: str | Path) -> str:
+def _without(error: Exception, path: str | Path | io.BytesIO) -> str:
     """The error's text without the path, which the message names already."""
-    return str(error).replace(repr(str(path)), "file").replace(str(path), "file")
+    text = str(error)
+    for shown in (repr(str(path)), str(path)):
+        text = text.replace(f"file {shown}", "file").replace(shown, "file")
+    return text
 
 
 def _rgba(image: Image.Image, name: str) -> np.ndarray:

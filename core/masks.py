@@ -9,7 +9,8 @@ from pathlib import Path
 
 from core.errors import BadConfig
 
-MODES = ("auto", "white", "none", "rembg", "flood", "grabcut")
+NETWORKS = {"birefnet": "birefnet-general", "rembg": "u2net"}  # our words, and rembg's names of the networks
+MODES = ("auto", "white", "none", *NETWORKS, "flood", "grabcut")
 
 
 def check_mask(mask: str, *, more: tuple[str, ...] = ()) -> None:
@@ -20,16 +21,24 @@ def check_mask(mask: str, *, more: tuple[str, ...] = ()) -> None:
         raise BadConfig(f"mask={mask} is neither one of {', '.join(known)} nor a mask image's path; check the spelling")
 
 
-def check_mask_here(mask: str) -> None:
-    """BadConfig for a way that this machine lacks something for."""
-    if mask == "rembg" and (lack := rembg_lacks()):
-        raise BadConfig(f"mask=rembg needs {lack}; use mask=auto, or one of {', '.join(MODES)}")
+def check_mask_here(mask: str, key: str = "mask") -> None:
+    """BadConfig for a way that this machine lacks something for; `key` is the setting's name."""
+    if mask in NETWORKS and (lack := network_lacks(mask)):
+        raise BadConfig(f"{key}={mask} needs {lack}; use {key}=auto, or another way ({', '.join(MODES)})")
 
 
-def rembg_lacks() -> str | None:
-    """What rembg would need here, in words; None where it can be used. We never let it download."""
-    home = os.environ.get("U2NET_HOME") or Path(os.environ.get("XDG_DATA_HOME", "~"), ".u2net")
-    weights = Path(home).expanduser() / "u2net.onnx"
-    if not weights.is_file():
-        return f"its weights at {str(weights)!r}"
-    return None if find_spec("rembg") else "the package rembg, which is not installed"
+def network_lacks(mask: str) -> str | None:
+    """What `birefnet` or `rembg` would need here, in words; None where it can be used. We never let it download."""
+    places = _weights(f"{NETWORKS[mask]}.onnx")
+    if not any(path.is_file() for path in places):
+        return f"its weights at {str(places[0])!r}"
+    missing = [package for package in ("rembg", "onnxruntime") if find_spec(package) is None]
+    return f"the package {' and '.join(missing)}: pip install -c constraints.txt -e '.[segment]'" if missing else None
+
+
+def _weights(name: str) -> list[Path]:
+    """Where rembg looks for a network's file: one flat folder, and since 2.0.8x a folder for each network."""
+    home, data = os.environ.get("U2NET_HOME"), os.environ.get("XDG_DATA_HOME")
+    flat = Path(home) if home else Path(data or "~", ".u2net")
+    apart = Path(home or os.environ.get("REMBG_HOME") or (Path(data, "rembg") if data else "~/.rembg"))
+    return [(flat / name).expanduser(), (apart / "models" / Path(name).stem / name).expanduser()]

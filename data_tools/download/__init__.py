@@ -1,0 +1,1 @@
+"""Files that a registry names, fetched and checked."""

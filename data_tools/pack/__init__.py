@@ -1,0 +1,1 @@
+"""View sets -> WebDataset shards with an index."""

@@ -1,0 +1,1 @@
+"""Pictures -> pictures: what `segment` and `crop` share."""
