@@ -44,13 +44,18 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(path: str | Path, overwrite: bool = False, *, mark: str | None = None) -> Iterator[Path]:
     """Yields a temporary folder beside `path`; on success it becomes `path`, as a whole.
 
     A folder that is already there is refused, unless it is empty or `overwrite` is set; then it is replaced with all
     it holds, but only once the new one is complete.
+
+    Args:
+        mark: a file that every such folder has. A folder without it is somebody's own, and never replaced.
     """
     path = Path(os.path.realpath(path))
+    if mark is not None:
+        check_replaceable(path, mark)
     if not overwrite and os.path.lexists(path) and not _is_empty_folder(path):
         raise BadOutput(f"output {str(path)!r} already exists; choose another folder or set overwrite=true")
     temporary = path.parent / f".tmp-{uuid.uuid4().hex[:12]}"
@@ -74,6 +79,13 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
             replaced.rename(path)
         _remove(temporary)
         _remove(replaced)
+
+
+def check_replaceable(path: str | Path, mark: str) -> None:
+    """Refuse a place where something is that lacks the file `mark`: it is not ours to replace."""
+    path = Path(os.path.realpath(path))
+    if os.path.lexists(path) and not _is_empty_folder(path) and not (path / mark).is_file():
+        raise BadOutput(f"{str(path)!r} is there and holds no {mark}, so it was not made here; choose another folder")
 
 
 def sha256_file(path: str | Path) -> str:

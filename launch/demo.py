@@ -10,18 +10,24 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from core.app import app
 from core.config import whole
+from core.data.conventions import NUM_VIEWS
 
-NUM_VIEWS = 16  # of a toybox object; core.data.toybox has it too, and loads torch
+
+def check(cfg: dict[str, Any]) -> None:
+    """Refuse an object or a view that the toybox cannot have."""
+    whole("object", cfg["object"], least=0)
+    whole("input_view", cfg["input_view"], least=0, most=NUM_VIEWS - 1)
+    whole("sample_num", cfg["sample_num"])
 
 
-@app(config_name="demo")
+@app(config_name="demo", check=check)
 def main(cfg: DictConfig) -> None:
-    check_settings(cfg)
     out = Path(cfg.out)
     toybox = out / "object"
     run("data_tools.toybox", f"out={toybox}", "objects.train=0", "objects.val=0", f"objects.test={cfg.object + 1}")
@@ -39,13 +45,6 @@ def main(cfg: DictConfig) -> None:
         f"seed={cfg.seed}", "overwrite=true",
     )  # fmt: skip
     write(out, truth, photo, best, cfg.input_view)
-
-
-def check_settings(cfg: DictConfig) -> None:
-    """Refuse an object or a view that the toybox cannot have, before anything is made."""
-    whole("object", cfg.object, least=0)
-    whole("input_view", cfg.input_view, least=0, most=NUM_VIEWS - 1)
-    whole("sample_num", cfg.sample_num)
 
 
 def run(module: str, *arguments: str) -> None:

@@ -11,7 +11,6 @@ import imageio
 import pytest
 import trimesh
 
-from core.data import toybox
 from core.views import read_views
 from launch import demo
 
@@ -26,10 +25,6 @@ def test_an_object_or_view_that_cannot_be_is_refused_before_any_program_starts(a
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith(f"error: {argument}: expected a whole number")
     assert error.count("\n") == 1
-
-
-def test_the_demo_and_the_data_agree_on_the_number_of_views():
-    assert demo.NUM_VIEWS == toybox.NUM_VIEWS
 
 
 @pytest.mark.slow

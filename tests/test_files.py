@@ -79,6 +79,19 @@ def test_a_folder_is_refused_when_it_exists_and_replaced_when_told(tmp_path):
     assert names(target) == ["two"]
 
 
+def test_only_a_folder_that_was_made_here_is_replaced(tmp_path):
+    own = tmp_path / "precious"
+    own.mkdir()
+    (own / "thesis.txt").write_text("all of it")
+    with pytest.raises(BadOutput, match=r"no card\.json"), atomic_folder(own, overwrite=True, mark="card.json"):
+        pytest.fail("it may not come to this")
+    assert (own / "thesis.txt").read_text() == "all of it"
+    for word in ("first", "second"):
+        with atomic_folder(tmp_path / "ours", overwrite=True, mark="card.json") as folder:
+            (folder / "card.json").write_text(word)
+    assert (tmp_path / "ours" / "card.json").read_text() == "second"
+
+
 def test_an_interrupted_replacement_keeps_the_old_folder(tmp_path):
     target = tmp_path / "set"
     target.mkdir()

@@ -16,11 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from core.cameras.poses import spherical
+from core.data.conventions import NUM_VIEWS
 from core.errors import BadData
 from core.files import atomic_file
 from core.images import training_image
-
-NUM_VIEWS = 16
 
 
 @dataclass(frozen=True)
@@ -47,22 +46,38 @@ def open_pack(root: str | Path, split: str) -> ToyboxPack:
     uids = index["splits"][split]
     if not uids:
         raise BadData(f"split {split!r} of toybox {str(root)!r} is empty; make it with objects.{split}=50")
-    array, notes = root / f"{split}.npy", root / f"{split}.pack.json"
-    packed = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() and array.is_file() else {}
-    if packed.get("sha256") != index["sha256"]:
-        packed = _pack(root, split, uids, index["sha256"])
-    images, elevations = np.load(array, mmap_mode="r"), torch.tensor(packed["elevations"])
-    return ToyboxPack(uids, packed["captions"], images, elevations, index["sha256"])
+    pack = _read_pack(root, split, uids, index["sha256"])
+    if pack is None:
+        _pack(root, split, uids, index["sha256"])
+        pack = _read_pack(root, split, uids, index["sha256"])
+    if pack is None:
+        raise BadData(f"the pack of split {split!r} in {str(root)!r} cannot be read although it was just made")
+    return pack
+
+
+def _read_pack(root: Path, split: str, uids: list[str], sha256: str) -> ToyboxPack | None:
+    """What was packed before; None where that is missing, damaged, or of other data, and is to be packed again."""
+    try:
+        packed = json.loads((root / f"{split}.pack.json").read_text(encoding="utf-8"))
+        images = np.load(root / f"{split}.npy", mmap_mode="r")
+        if packed["sha256"] != sha256 or len(images) != len(uids) or len(packed["captions"]) != len(uids):
+            return None
+        return ToyboxPack(uids, packed["captions"], images, torch.tensor(packed["elevations"]), sha256)
+    except (OSError, ValueError, LookupError, TypeError, EOFError):
+        return None
 
 
 def read_index(root: Path) -> dict[str, Any]:
     """The toybox's index.json."""
     path = root / "index.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(path.read_text(encoding="utf-8"))
+        if {"splits", "sha256"} - set(index):
+            raise ValueError("it names no splits or no sha256")
+        return index
     except FileNotFoundError as error:
         raise BadData(f"no toybox in {str(root)!r}; make it with: python -m data_tools.toybox out={root}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise BadData(f"{str(path)!r} is unreadable ({error}); remove it and run data_tools.toybox again") from error
 
 
@@ -129,35 +144,62 @@ class ToyboxObjects:
         return {"pixels": self.pack.pixels(index, [view])[0], "caption": self.pack.captions[index]}
 
 
-def _pack(root: Path, split: str, uids: list[str], sha256: str) -> dict[str, Any]:
-    """Write the split's arrays; returns the notes that belong to them."""
-    captions, elevations = [], []
-    first = _object_images(root / split / uids[0])
+def _pack(root: Path, split: str, uids: list[str], sha256: str) -> None:
+    """Write the split's arrays, and the notes that belong to them. BadData counts the broken objects, if any."""
+    captions, elevations, broken = [], [], []
+    size = _read_rgba(root / split / uids[0] / "target" / "images" / "000.png").shape
     with atomic_file(root / f"{split}.npy") as temporary:
-        images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(uids), *first.shape))
+        images = np.lib.format.open_memmap(
+            temporary, mode="w+", dtype=np.uint8, shape=(len(uids), 2 * NUM_VIEWS, *size)
+        )
         for number, uid in enumerate(uids):
-            images[number] = _object_images(root / split / uid)
-            transforms = json.loads((root / split / uid / "input" / "transforms.json").read_text(encoding="utf-8"))
-            centers = torch.tensor([frame["transform_matrix"] for frame in transforms["frames"]])[:, :3, 3]
-            captions.append(transforms["caption"])
-            elevations.append(spherical(centers)[1].tolist())
+            try:
+                images[number] = _object_images(root / split / uid, size)
+                caption, heights = _caption_and_elevations(root / split / uid / "input" / "transforms.json")
+                captions.append(caption)
+                elevations.append(heights)
+            except BadData as error:
+                broken.append(str(error))
+        if broken:
+            raise BadData(
+                f"{len(broken)} of {len(uids)} objects of the split {split!r} are broken, the first: {broken[0]}; "
+                f"remove their folders in {str(root / split)!r} and run data_tools.toybox again"
+            )
         images.flush()
     packed = {"sha256": sha256, "captions": captions, "elevations": elevations}
     with atomic_file(root / f"{split}.pack.json") as temporary:
         temporary.write_text(json.dumps(packed), encoding="utf-8")
-    return packed
 
 
-def _object_images(folder: Path) -> UInt8[np.ndarray, "32 4 height width"]:
+def _caption_and_elevations(path: Path) -> tuple[str, list[float]]:
+    """What the input's transforms.json says; elevations in radians."""
+    place = path.relative_to(path.parents[2])
+    try:
+        transforms = json.loads(path.read_text(encoding="utf-8"))
+        centers = torch.tensor([frame["transform_matrix"] for frame in transforms["frames"]])[:, :3, 3]
+        caption = str(transforms["caption"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise BadData(f"{str(place)!r} is unreadable ({type(error).__name__}: {error})") from error
+    if centers.shape != (NUM_VIEWS, 3) or not torch.isfinite(centers).all():
+        raise BadData(f"{str(place)!r} has no {NUM_VIEWS} finite poses")
+    return caption, spherical(centers)[1].tolist()
+
+
+def _object_images(folder: Path, size: tuple[int, ...]) -> UInt8[np.ndarray, "32 4 height width"]:
     """The 8-bit images as they are: a view set's checks would take several times as long."""
-    return np.stack([_read_rgba(folder / part / "images" / f"{i:03d}.png") for part in ("target", "input")
+    return np.stack([_read_rgba(folder / part / "images" / f"{i:03d}.png", size) for part in ("target", "input")
                      for i in range(NUM_VIEWS)])  # fmt: skip
 
 
-def _read_rgba(path: Path) -> UInt8[np.ndarray, "4 height width"]:
+def _read_rgba(path: Path, size: tuple[int, ...] | None = None) -> UInt8[np.ndarray, "4 height width"]:
+    """BadData for what is no image, or not of that size [4, height, width]."""
+    place = path.relative_to(path.parents[3])
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGBA")).transpose(2, 0, 1)
+            pixels = np.asarray(image.convert("RGBA")).transpose(2, 0, 1)
     except OSError as error:
-        folder = path.parents[2]
-        raise BadData(f"{str(path)!r} is unreadable ({error}); remove {str(folder)!r} and make it again") from error
+        raise BadData(f"{str(place)!r} is unreadable ({type(error).__name__}); make it again") from error
+    if size is not None and pixels.shape != size:
+        found, wanted = (f"{each[2]} x {each[1]}" for each in (pixels.shape, size))
+        raise BadData(f"{str(place)!r} is {found} pixels instead of {wanted}")
+    return pixels

@@ -28,6 +28,11 @@ class Latents(nn.Module):
         self.scaling_factor = vae.config.scaling_factor if scaling_factor is None else scaling_factor
         self.max_batch = max_batch
 
+    @property
+    def reduction(self) -> int:
+        """Pixels per latent along a side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
     def moments(self, pixels: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n c2 h w"]:
         """Mean and log-variance of each image's unscaled latents; pixels lie in [-1, 1]."""
         return torch.cat([self.vae.encode(chunk).latent_dist.parameters for chunk in pixels.split(self.max_batch)])

@@ -1,6 +1,6 @@
 """From a finished run to a bundled model's card: what the weights are, what they cost, from what, and their worth.
 
-    with atomic_folder(cfg.publish, overwrite=True) as folder:
+    with atomic_folder(cfg.publish, overwrite=True, mark=CARD_FILE) as folder:
         ...                                                   # the project writes its weights into the folder
         card = write_card(folder, run=cfg.out, what="...", measured={...})
 

@@ -7,13 +7,27 @@
 A run that was stopped continues where it was.
 """
 
+from typing import Any
+
 from omegaconf import DictConfig
 
 from core.app import app
-from core.config import whole
+from core.config import one_of, whole
+from core.data.conventions import SPLITS
 
 
-@app(config_name="toybox", reads=())
+def check(cfg: dict[str, Any]) -> None:
+    """Refuse what no toybox can be made with."""
+    for split, count in cfg["objects"].items():
+        one_of("objects", split, SPLITS)
+        whole(f"objects.{split}", count, least=0)
+    for key, least in {"seed": 0, "image_size": 8, "official_size": 8, "supersample": 1}.items():
+        whole(key, cfg[key], least)
+    if cfg["num_workers"] is not None:
+        whole("num_workers", cfg["num_workers"], least=0)
+
+
+@app(config_name="toybox", reads=(), check=check)
 def main(cfg: DictConfig) -> None:
     """Make the toybox data set: captioned objects of coloured primitives, rendered from exact cameras."""
     import json
@@ -21,7 +35,7 @@ def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
     from core.progress import progress_bar
-    from data_tools.toybox.make import Recipe, check_objects, make
+    from data_tools.toybox.make import Recipe, make
     from data_tools.toybox.official import write_official
 
     def show(steps, what: str, total: int) -> None:
@@ -29,11 +43,6 @@ def main(cfg: DictConfig) -> None:
             for _ in bar.track(steps, description=what, total=total):
                 pass
 
-    check_objects(cfg.objects)
-    for key, least in {"image_size": 8, "official_size": 8, "supersample": 1}.items():
-        whole(key, cfg[key], least)
-    if cfg.num_workers is not None:
-        whole("num_workers", cfg.num_workers, least=0)
     root = Path(cfg.out)
     recipe = Recipe(seed=cfg.seed, image_size=cfg.image_size, supersample=cfg.supersample)
     workers = cfg.num_workers if cfg.num_workers is not None else os.cpu_count() or 1

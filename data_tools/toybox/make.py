@@ -24,14 +24,14 @@ import trimesh
 
 from core.cameras.poses import orbit
 from core.cameras.rigs import rig
-from core.errors import BadConfig, BadOutput
+from core.data.conventions import SPLITS
+from core.errors import BadOutput
 from core.files import atomic_file
 from core.render.raster import render_mesh
 from core.types import Cameras, Mesh
 from core.views import ViewSet, write_views
 from data_tools.toybox.grammar import DISTANCE, ToyObject, sample_object
 
-SPLITS = ("train", "val", "test")
 INPUT_ELEVATIONS_DEG = (-10.0, 40.0)
 # Version of everything that decides an object's content; raise it with any change to shapes, words, light or cameras.
 VERSION = 1
@@ -183,10 +183,3 @@ def _write_index(root: Path, recipe: Recipe, made: Iterable[tuple[str, int]]) ->
     index = {"seed": recipe.seed, "config": asdict(recipe), "sha256": digest.hexdigest(), "splits": splits}
     with atomic_file(root / "index.json") as temporary:
         temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-
-
-def check_objects(objects: Mapping[str, int]) -> None:
-    """Refuse splits that do not exist and counts below 0."""
-    for split, count in objects.items():
-        if split not in SPLITS or count < 0:
-            raise BadConfig(f"objects.{split}={count}: splits are {', '.join(SPLITS)}, counts are 0 or more")

@@ -85,7 +85,7 @@ def _is_view_set(folder: Path, rig: str | None) -> bool:
 
 def reconstruct(item: Item, cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Make one asset; returns its line for results.jsonl."""
-    views = read_views(item.views, rig=_rig_of(item.views, cfg["rig"]), mask=cfg["mask"])
+    views = object_views(item.views, cfg["rig"], cfg["mask"])
     key = config_hash({name: cfg[name] for name in SHAPING} | {"views": views_hash(views)})
     done = _finished(item.folder)
     if done is not None:
@@ -174,8 +174,18 @@ def views_hash(views: ViewSet) -> str:
     return digest.hexdigest()
 
 
-def _rig_of(folder: Path, rig: str | None) -> str | None:
-    return None if (folder / TRANSFORMS).is_file() else rig
+def object_views(folder: Path, rig: str | None, mask: str | None) -> ViewSet:
+    """Views whose alpha marks the object; BadRequest where it marks nothing, or the cameras are given twice."""
+    if rig is not None and (folder / TRANSFORMS).is_file():
+        raise BadRequest(f"{str(folder)!r} has cameras of its own ({TRANSFORMS}); leave rig={rig} away")
+    views = read_views(folder, rig=rig, mask=mask)
+    opaque = (views.images[:, 3].flatten(1).amin(dim=1) == 1).nonzero().flatten().tolist()
+    if opaque and mask is None:
+        raise BadRequest(
+            f"{str(folder)!r}: in {len(opaque)} views, the first {opaque[0]}, alpha is full everywhere and marks no "
+            "object; pass mask=auto or white to find it, or none to take all for object"
+        )
+    return views
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:

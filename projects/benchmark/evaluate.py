@@ -1,11 +1,22 @@
 """Predicted views and meshes against the truth, as a protocol says, in one table for all methods."""
 
+from typing import Any
+
 from omegaconf import DictConfig
 
 from core.app import app
 
 
-@app(config_name="evaluate")
+def check(cfg: dict[str, Any]) -> None:
+    """Refuse a comparison of nothing, and a protocol that measures nothing."""
+    from core.config import instantiate
+    from projects.benchmark.evaluation import methods_of
+
+    methods_of(cfg["pred"])
+    instantiate(cfg["protocol"])
+
+
+@app(config_name="evaluate", check=check)
 def main(cfg: DictConfig) -> None:
     from projects.benchmark.evaluation import evaluate
 

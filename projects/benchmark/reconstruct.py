@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from core.app import app
 from core.config import check_targets, instantiate, number, one_of, whole
 from core.device import check_device
+from core.masks import check_mask
 
 
 def check(cfg: dict[str, Any]) -> None:
@@ -29,6 +30,9 @@ def check(cfg: dict[str, Any]) -> None:
     number("mesh.min_component", mesh["min_component"], 0, 1)
     if mesh["texture_size"] != 0:  # 0: vertex colours alone
         whole("mesh.texture_size", mesh["texture_size"], least=16)
+
+    if cfg["mask"] is not None:
+        check_mask(str(cfg["mask"]))
 
     import torch  # the rest is known to classes that compute; what came before is told at once
 

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.cameras.rigs import rig
-from core.config import whole
 from core.data.toybox import NUM_VIEWS, ToyboxPack, open_pack
 from core.mesh.export import write_mesh
 from core.mesh.place import sphere
@@ -19,12 +18,11 @@ from core.progress import progress_bar
 from core.views import ViewSet, write_views
 
 
-def write_baselines(root: Path, split: str, out: Path, *, input_view: int = 0) -> None:
+def write_baselines(root: Path, split: str, out: Path, *, input_view: int = 0, overwrite: bool = False) -> None:
     """Write `out/<answer>/<object>` for every object of a toybox split, and `out/sphere/<object>/mesh.ply`.
 
-    Raises BadData when there is no such data set.
+    Raises BadData when there is no such data set, BadOutput where something is already, unless `overwrite` is set.
     """
-    whole("input_view", input_view, least=0, most=NUM_VIEWS - 1)
     pack, train = open_pack(root, split), open_pack(root, "train")
     inputs = torch.cat([pack.pixels(number, [NUM_VIEWS + input_view]) for number in range(len(pack.uids))])
     answers = {
@@ -37,7 +35,7 @@ def write_baselines(root: Path, split: str, out: Path, *, input_view: int = 0) -
         for name, views in answers.items():
             for uid, pixels in bar.track(list(zip(pack.uids, views, strict=True)), description=name):
                 rgba = torch.cat([(pixels + 1) / 2, torch.ones_like(pixels[:, :1])], dim=1)
-                write_views(out / name / uid, ViewSet(rgba, cameras, uid), overwrite=True)
+                write_views(out / name / uid, ViewSet(rgba, cameras, uid), overwrite=overwrite)
     for uid in pack.uids:
         write_mesh(out / "sphere" / uid / "mesh.ply", sphere())
 

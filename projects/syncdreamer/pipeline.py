@@ -20,7 +20,7 @@ from core.models.bundled import weights_file
 from core.progress import console, progress_bar
 from core.provenance import config_hash, provenance
 from projects.syncdreamer.estimate import estimate_memory
-from projects.syncdreamer.results import BEST, Record, finished, write_ranking, write_samples
+from projects.syncdreamer.results import BEST, RANKING, Record, finished, write_ranking, write_samples
 from projects.syncdreamer.sampling import make_samples, read_object
 from projects.syncdreamer.settings import SHAPING, Settings
 from projects.syncdreamer.system import SyncDreamerSystem
@@ -32,7 +32,9 @@ say = partial(console.print, markup=False, highlight=False)
 def generate(cfg: DictConfig) -> list[Record]:
     """The program behind `python -m projects.syncdreamer.generate`; returns one record per input."""
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    config["model"]["start"] = None  # of a fine-tuning: all weights come from the file
+    if config["model"]["start"] is not None:
+        say(f"model.start={config['model']['start']} is where a training begins, not read here: weights= has all")
+        config["model"]["start"] = None
     settings, device = Settings.of(config), choose_device(config["device"])
     check_mask_here(settings.mask)
     inputs = list_inputs(config["input"])
@@ -76,7 +78,10 @@ class Maker:
             return {"status": "skipped", "folder": str(folder), **done}
         rgba, how = read_object(image, self.settings.mask)
         total = self.settings.sample_num * self.settings.sample_steps
-        with atomic_folder(folder, overwrite=self.config["overwrite"]) as temporary, progress_bar() as bar:
+        with (
+            atomic_folder(folder, overwrite=self.config["overwrite"], mark=RANKING) as temporary,
+            progress_bar() as bar,
+        ):
             task = bar.add_task(image.name, total=total)
             samples = make_samples(self.system, rgba, self.settings, lambda: bar.advance(task))
             cameras = self.system.denoiser.cameras.to("cpu")

@@ -14,16 +14,17 @@ from torch import Tensor
 from core.config import instantiate, whole
 from core.data.toybox import NUM_VIEWS, ToyboxPack, open_pack
 from core.device import autocast, choose_device
+from core.errors import BadOutput
 from core.progress import console, progress_bar
 from core.provenance import config_hash, provenance
 from core.training.randomness import generator
 from core.views import PROVENANCE, ViewSet, write_views
 from projects.syncdreamer.sampling import sample_views
-from projects.syncdreamer.system import SyncDreamerSystem
+from projects.syncdreamer.system import SyncDreamerSystem, check_image_size
 from projects.syncdreamer.weights import load_weights, weights_file
 
 # What does not decide an object's views: how many there are, and how they are computed.
-ASIDE = ("out", "num_objects", "objects_per_batch", "batch_view_num", "device")
+ASIDE = ("out", "num_objects", "objects_per_batch", "batch_view_num", "device", "overwrite")
 
 
 @torch.no_grad()
@@ -31,13 +32,14 @@ def predict(cfg: DictConfig) -> None:
     """The program behind `python -m projects.syncdreamer.predict`: writes `out/<object>` for every object.
 
     Each batch is written when it is made; started again, objects that are there with the same settings, weights and
-    data are kept.
+    data are kept. BadOutput where others are, unless `cfg.overwrite` is set: then they are replaced.
     """
     out, device = Path(cfg.out), choose_device(cfg.device)
     path = weights_file(cfg.weights)
     pack = open_pack(cfg.root, cfg.split)
     whole("num_objects", cfg.num_objects, most=len(pack.uids))
     system = instantiate(cfg.model)
+    check_image_size(pack.images.shape[-1], system.denoiser)
     load_weights(system, path)
     system = system.eval().requires_grad_(False).to(device)
     cameras = system.denoiser.cameras.to("cpu")
@@ -47,6 +49,8 @@ def predict(cfg: DictConfig) -> None:
     record["key"] = config_hash(shaping | {"data": pack.sha256, "weights": record["weights"]})
 
     missing = [number for number in range(cfg.num_objects) if _key(out / pack.uids[number]) != record["key"]]
+    if not cfg.overwrite:
+        _check_free([out / pack.uids[number] for number in missing])
     with progress_bar() as bar, autocast(device, cfg.precision):
         batches = torch.tensor(missing).split(cfg.objects_per_batch) if missing else ()
         task = bar.add_task("sampling", total=len(batches) * cfg.sample_steps)
@@ -77,6 +81,15 @@ def predict_batch(
     noise = draw((len(numbers), moments.shape[1] // 2, *moments.shape[2:])).to(device)
     condition = system.condition(system.image_encoder(pixels), system.latents.sample(moments, noise), elevations)
     return sample_views(system, condition, cfg, draw, on_step)
+
+
+def _check_free(folders: list[Path]) -> None:
+    taken = [folder for folder in folders if folder.exists() and any(folder.iterdir())]
+    if taken:
+        raise BadOutput(
+            f"{len(taken)} folders hold other views, of other settings, weights or data, the first: {str(taken[0])!r}; "
+            "choose another out= or set overwrite=true"
+        )
 
 
 def _key(folder: Path) -> str | None:

@@ -13,16 +13,20 @@ from core.app import app
 def main(cfg: DictConfig) -> None:
     from core.checkpoints.load import read_checkpoint
     from core.checkpoints.tensorfiles import write_tensors
+    from core.errors import BadData
     from core.files import atomic_folder, sha256_file
+    from core.models.bundled import CARD_FILE
     from core.training.publishing import RECORD_FILE, read_record, trained_weights, write_card
     from projects.syncdreamer.weights import PREDICTION
 
     path = trained_weights(cfg.run)
+    denoiser = read_record(path.with_name(RECORD_FILE))["config"]["model"].get("denoiser")
+    if denoiser is None:
+        raise BadData(f"run={cfg.run} trained no SyncDreamer; give a run folder of projects.syncdreamer.train")
     weights = read_checkpoint(path)
-    denoiser = read_record(path.with_name(RECORD_FILE))["config"]["model"]["denoiser"]
     half = {name: tensor.half() if tensor.is_floating_point() and tensor.numel() > 1000 else tensor
             for name, tensor in weights.items()}  # fmt: skip
-    with atomic_folder(Path(cfg.publish), overwrite=True) as folder:
+    with atomic_folder(Path(cfg.publish), overwrite=True, mark=CARD_FILE) as folder:
         write_tensors(folder / "model.safetensors", half, {PREDICTION: denoiser["prediction"]})
         scores = read_scores(cfg.scores, sha256_file(folder / "model.safetensors")) if cfg.scores is not None else {}
         write_card(
@@ -41,9 +45,10 @@ def read_scores(path: str, sha256: str) -> dict[str, Any]:
 
     try:
         scores = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadData(f"scores={path} is unreadable ({error}); make it with evaluate") from error
-    mine = [made for made in scores.get("predictions", {}).values() if sha256 in made.get("weights", {}).values()]
+        predictions = scores["predictions"].values()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BadData(f"scores={path} is no scores.json ({error}); make it with projects.benchmark.evaluate") from error
+    mine = [made for made in predictions if sha256 in (made.get("weights") or {}).values()]
     if not mine:
         raise BadData(f"{path} measured other weights; publish without scores=, predict and evaluate, publish again")
     return {

@@ -27,6 +27,16 @@ from projects.syncdreamer.weights import PREDICTION, load_start
 DROP_EACH = 0.05  # probability of dropping all, the concatenated latents, the volume, or the image's embedding
 
 
+def check_image_size(size: int, denoiser: SyncDreamer) -> None:
+    """BadData for images of another size than the model's: it would compute with them, and learn or say nonsense."""
+    side = denoiser.image_size
+    if size != side:
+        raise BadData(
+            f"the data has images of {size} x {size} pixels, the model of {side} x {side}; choose other data, or make "
+            f"it with image_size={side}"
+        )
+
+
 class SyncDreamerSystem(TrainingModule):
     """The denoiser with the frozen networks around it.
 
@@ -141,6 +151,7 @@ class SyncDreamerSystem(TrainingModule):
                 f"the data has {views.shape[1]} target views per object, the model {self.denoiser.num_views}; set "
                 f"model.denoiser.num_views={views.shape[1]} (and what depends on it), or choose other data"
             )
+        check_image_size(views.shape[-1] * (self.latents.reduction if "target_moments" in batch else 1), self.denoiser)
 
     def condition(self, context: Tensor, scaled_latents: Tensor, elevation: Tensor) -> Condition:
         """The UNet concatenates unscaled latents, unlike the ones it denoises."""

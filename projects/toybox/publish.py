@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from core.config import instantiate, plain
 from core.files import atomic_folder
+from core.models.bundled import CARD_FILE
 from core.training.publishing import trained_weights, write_card
 
 
@@ -21,7 +22,7 @@ def publish(cfg: Any) -> dict[str, Any]:
     torch.manual_seed(config["seed"])
     system = instantiate(config["model"])
     getattr(system, system.publishes).load_state_dict(load_file(weights))
-    with atomic_folder(config["publish"], overwrite=True) as folder:
+    with atomic_folder(config["publish"], overwrite=True, mark=CARD_FILE) as folder:
         measured = system.publish(folder, root=config["data"]["root"])
         what = " ".join((type(system).__doc__ or "").split("\n\n")[0].split())
         card = write_card(folder, run=config["out"], what=what, measured=measured, replaces=Path(config["publish"]))

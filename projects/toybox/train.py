@@ -8,9 +8,12 @@ from core.training.settings import check_settings
 
 @app(config_name="toybox_train", check=check_settings)
 def main(cfg: DictConfig) -> float:
+    from core.files import check_replaceable
+    from core.models.bundled import CARD_FILE
     from core.training.run import run
     from projects.toybox.publish import publish
 
+    check_replaceable(cfg.publish, CARD_FILE)  # better now than after the training
     metric = run(cfg)
     publish(cfg)
     return metric

@@ -13,19 +13,20 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 from torch.testing import assert_close
 
 from core.cameras.poses import spherical
 from core.cameras.rigs import rig
 from core.checkpoints.load import read_legacy_pickle
 from core.data.toybox import NUM_VIEWS, ToyboxImages, ToyboxObjects, ToyboxViews, open_pack
-from core.errors import BadConfig, BadData, BadOutput
+from core.errors import BadData, BadOutput
 from core.images import training_image
 from core.render.raster import render_mesh
 from core.views import read_views, validate_views
 from data_tools.toybox.__main__ import main
 from data_tools.toybox.grammar import COLORS, sample_object
-from data_tools.toybox.make import Recipe, check_objects, make, sample, write_object
+from data_tools.toybox.make import Recipe, make, sample, write_object
 from data_tools.toybox.official import write_official
 from data_tools.toybox.primitives import PRIMITIVES
 
@@ -162,20 +163,23 @@ def test_a_folder_of_another_recipe_is_refused(toybox):
     assert json.loads((toybox / "recipe.json").read_text())["seed"] == RECIPE.seed
 
 
-def test_splits_that_do_not_exist_are_refused():
-    with pytest.raises(BadConfig, match="val"):
-        check_objects({"valid": 3})
-    with pytest.raises(BadConfig, match="-1"):
-        check_objects({"val": -1})
+IMPOSSIBLE = ["image_size=0", "supersample=0", "num_workers=-1", "official_size=0", "objects.val=-1", "seed=-1"]
 
 
-@pytest.mark.parametrize("argument", ["image_size=0", "supersample=0", "num_workers=-1", "official_size=0"])
+def test_a_split_that_does_not_exist_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([f"out={tmp_path / 'toybox'}", "+objects.valid=3"])
+    assert "valid" in capsys.readouterr().err and not (tmp_path / "toybox").exists()
+
+
+@pytest.mark.parametrize("argument", [*IMPOSSIBLE, *(f"{word} --dry-run" for word in IMPOSSIBLE)])
 def test_sizes_that_no_picture_has_are_refused_before_anything_is_made(argument, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([f"out={tmp_path / 'toybox'}", argument])
+        main([f"out={tmp_path / 'toybox'}", *argument.split()])
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.startswith(f"error: {argument}: expected") and error.count("\n") == 1
-    assert not (tmp_path / "toybox" / "recipe.json").exists()
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert error.startswith(f"error: {argument.split()[0]}: expected")
+    assert not (tmp_path / "toybox").exists()
 
 
 def test_the_official_layout_is_what_syncdreamers_loader_reads(toybox, tmp_path):
@@ -193,6 +197,17 @@ def test_the_official_layout_is_what_syncdreamers_loader_reads(toybox, tmp_path)
         for part in ("input", "target"):
             views = read_views(tmp_path / part / uid, rig="syncdreamer")
             assert views.images.shape == (16, 4, 48, 48)
+
+
+def test_an_official_layout_of_another_size_or_place_is_refused(toybox, tmp_path):
+    uids = ["train-00000"]
+    for _ in range(2):
+        assert list(write_official(toybox, tmp_path / "official", "train", uids, size=48)) == uids
+    with pytest.raises(BadOutput, match="image_size"):
+        list(write_official(toybox, tmp_path / "official", "train", uids, size=32))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadOutput, match="cannot write"):
+        list(write_official(toybox, tmp_path / "file" / "official", "train", uids, size=48))
 
 
 def test_the_program_makes_both_layouts(tmp_path, capsys):
@@ -236,6 +251,24 @@ def test_a_pack_of_older_data_is_made_again(tmp_path):
     assert pack.images.shape == (2, 32, 4, 32, 32) and len(pack.captions) == 2
 
 
+DAMAGE = [("val.npy", b"\x93NUMPY"), ("val.pack.json", b"{"), ("val.pack.json", b"{}")]
+
+
+@pytest.mark.parametrize("name, content", DAMAGE)
+def test_a_damaged_pack_is_made_again(tmp_path, name, content):
+    list(make(tmp_path, RECIPE, {"val": 1}, num_workers=0))
+    images = open_pack(tmp_path, "val").images.copy()
+    (tmp_path / name).write_bytes(content)
+    assert (open_pack(tmp_path, "val").images == images).all()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "7", "{"])
+def test_an_index_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(BadData, match=r"index\.json"):
+        open_pack(tmp_path, "val")
+
+
 def test_missing_empty_and_broken_toyboxes_are_named(tmp_path):
     with pytest.raises(BadData, match=r"data_tools\.toybox out="):
         open_pack(tmp_path, "train")
@@ -247,3 +280,23 @@ def test_missing_empty_and_broken_toyboxes_are_named(tmp_path):
     (tmp_path / "train" / "train-00000" / "input" / "images" / "004.png").write_bytes(b"no image")
     with pytest.raises(BadData, match=r"004\.png"):
         open_pack(tmp_path, "train")
+
+
+def to_nan(transforms: dict) -> None:
+    transforms["frames"][3]["transform_matrix"] = [[float("nan")] * 4] * 4
+
+
+@pytest.mark.parametrize("change", [None, to_nan, lambda t: t.pop("caption"), lambda t: t["frames"].pop()])
+def test_every_broken_object_of_a_toybox_is_counted_before_training(tmp_path, change):
+    list(make(tmp_path, RECIPE, {"train": 3}, num_workers=0))
+    for name in ("train-00001", "train-00002"):
+        folder = tmp_path / "train" / name / "input"
+        if change is None:
+            Image.new("RGBA", (5, 7)).save(folder / "images" / "004.png")
+            continue
+        transforms = json.loads((folder / "transforms.json").read_text(encoding="utf-8"))
+        change(transforms)
+        (folder / "transforms.json").write_text(json.dumps(transforms), encoding="utf-8")
+    with pytest.raises(BadData, match=r"2 of 3 objects of the split 'train' are broken, the first: 'train-00001/input"):
+        open_pack(tmp_path, "train")
+    assert not (tmp_path / "train.npy").exists()

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from core.data.toybox import open_pack
-from core.errors import BadConfig, BadData
+from core.errors import BadData, BadOutput
 from core.mesh.export import read_mesh
 from core.views import read_views
 from data_tools.toybox.make import Recipe, make
+from projects.benchmark.baselines import main
 from projects.benchmark.trivial import write_baselines
 
 
@@ -36,8 +37,16 @@ def test_each_answer_is_a_view_set_per_object_relative_to_the_input(toybox, tmp_
         assert torch.allclose(radii, torch.full_like(radii, 0.5), atol=1e-5)
 
 
-def test_a_view_that_is_not_there_and_missing_data_are_refused(toybox, tmp_path):
-    with pytest.raises(BadConfig, match="input_view=16"):
-        write_baselines(toybox, "test", tmp_path, input_view=16)
+def test_a_view_that_is_not_there_and_missing_data_are_refused(toybox, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([f"root={toybox}", f"out={tmp_path / 'out'}", "input_view=16", "--dry-run"])
+    assert stop.value.code == 2 and "input_view=16" in capsys.readouterr().err
     with pytest.raises(BadData, match="no toybox"):
         write_baselines(tmp_path / "nowhere", "test", tmp_path)
+
+
+def test_answers_replace_nothing_unless_told(toybox, tmp_path):
+    write_baselines(toybox, "test", tmp_path)
+    with pytest.raises(BadOutput, match="overwrite=true"):
+        write_baselines(toybox, "test", tmp_path)
+    write_baselines(toybox, "test", tmp_path, overwrite=True)

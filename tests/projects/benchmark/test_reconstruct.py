@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from core.cameras.rays import pixel_rays
 from core.cameras.rigs import rig
-from core.errors import BadConfig, BadOutput, BadViewSet
+from core.errors import BadConfig, BadOutput, BadRequest, BadViewSet
 from core.fields.sdf import SDFNetwork, SurfaceColor
 from core.fitting.fit import Fit, FitDiverged, learning_rate
 from core.fitting.pixels import Pixels
@@ -67,6 +67,25 @@ def test_the_program_writes_an_asset_and_skips_it_the_second_time(ball, tmp_path
     before = (out / "mesh.glb").stat().st_mtime_ns
     main([f"views={ball}", f"out={out}", *TINY, *textured])
     assert "skipped" in capsys.readouterr().out and (out / "mesh.glb").stat().st_mtime_ns == before
+
+
+def test_views_whose_alpha_marks_nothing_need_a_mask_and_own_cameras_need_no_rig(ball):
+    opaque = assets.object_views(ball, None, None)
+    images = torch.cat([opaque.rgb(), torch.ones_like(opaque.images[:, 3:])], dim=1)
+    write_views(ball, replace(opaque, images=images), overwrite=True)
+    with pytest.raises(BadRequest, match="alpha is full everywhere"):
+        assets.object_views(ball, None, None)
+    found = assets.object_views(ball, None, "white").images[:, 3]
+    assert (found - opaque.images[:, 3]).abs().mean() < 0.02
+    assert (assets.object_views(ball, None, "none").images[:, 3] == 1).all()
+    with pytest.raises(BadRequest, match="leave rig=mvdream away"):
+        assets.object_views(ball, "mvdream", None)
+
+
+def test_a_mask_that_is_none_is_refused_before_any_work(ball, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([f"views={ball}", f"out={tmp_path / 'out'}", "mask=whyte", "--dry-run"])
+    assert stop.value.code == 2 and "mask=whyte" in capsys.readouterr().err
 
 
 def test_other_settings_do_not_replace_a_result_unless_asked(ball, tmp_path, capsys):

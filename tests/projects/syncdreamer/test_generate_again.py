@@ -49,6 +49,15 @@ def test_another_picture_under_the_same_path_is_not_taken_for_done(again, capsys
     assert code == 2 and "another picture" in err and "done before" not in err
 
 
+def test_a_folder_of_other_things_is_not_replaced_even_when_told(again, capsys):
+    shutil.rmtree(again / "out" / "a")
+    (again / "out" / "a").mkdir()
+    (again / "out" / "a" / "thesis.txt").write_text("all of it")
+    code, err = run_again(capsys, again, "overwrite=true")
+    assert code == 2 and "choose another folder" in err
+    assert (again / "out" / "a" / "thesis.txt").read_text() == "all of it"
+
+
 def test_other_weights_under_the_same_name_are_not_taken_for_the_same(again, capsys):
     state = load_file(BUNDLED)
     weights = again / "model.safetensors"

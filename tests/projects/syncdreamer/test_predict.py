@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pytest
 import torch
 
 from core.files import sha256_file
@@ -23,9 +24,12 @@ def again_and_what_is_missing(root, out):
     predict.main(typed)
     assert first.stat().st_mtime_ns == before
     assert (read_views(second.parent).images - views).abs().max() <= 2 / 255
-    predict.main([*typed, "num_objects=1", "seed=1"])
+    with pytest.raises(SystemExit) as stop:
+        predict.main([*typed, "num_objects=1", "seed=1"])
+    assert stop.value.code == 2 and first.stat().st_mtime_ns == before
+    predict.main([*typed, "num_objects=1", "seed=1", "overwrite=true"])
     assert first.stat().st_mtime_ns > before
-    predict.main([*typed, "num_objects=1"])
+    predict.main([*typed, "num_objects=1", "overwrite=true"])
 
 
 def test_predictions_are_view_sets_that_do_not_depend_on_the_batch_and_can_be_scored(tmp_path):
@@ -47,3 +51,12 @@ def test_predictions_are_view_sets_that_do_not_depend_on_the_batch_and_can_be_sc
     origin = scores["predictions"]["1"]  # publishing a card rests on this
     assert list(origin["weights"].values()) == [sha256_file(WEIGHTS / "syncdreamer_toybox" / "model.safetensors")]
     assert origin["command"] and origin["cpu_seconds"] > 0
+
+
+def test_a_toybox_of_another_size_is_refused_before_anything_is_made(tmp_path, capsys):
+    root = tmp_path / "toybox"
+    list(make(root, Recipe(image_size=32, supersample=1), {"test": 1}, num_workers=0))
+    with pytest.raises(SystemExit) as stop:
+        predict.main(["+experiment=syncdreamer/toybox", f"root={root}", f"out={tmp_path / 'out'}", "num_objects=1"])
+    assert stop.value.code == 2 and "32 x 32 pixels, the model of 64 x 64" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "test-00000").exists()

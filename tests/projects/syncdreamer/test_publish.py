@@ -86,11 +86,32 @@ def test_scores_of_other_weights_leave_what_was_published(finished, tmp_path, ca
     arguments = [f"run={finished}", f"publish={tmp_path / 'toy'}", f"out={tmp_path / 'log'}"]
     publish.main(arguments)
     before = (tmp_path / "toy" / "card.json").read_text()
-    for scores, says in ((scores_of(tmp_path / "s.json", "0" * 64), "other weights"), ("nowhere.json", "unreadable")):
+    no_scores = tmp_path / "list.json"
+    no_scores.write_text("[]")
+    others = scores_of(tmp_path / "s.json", "0" * 64)
+    for scores, says in ((others, "other weights"), ("nowhere.json", "no scores"), (no_scores, "no scores")):
         with pytest.raises(SystemExit):
             publish.main([*arguments, f"scores={scores}"])
         assert says in capsys.readouterr().err
         assert (tmp_path / "toy" / "card.json").read_text() == before
+
+
+def test_a_folder_that_holds_no_card_is_never_replaced(finished, tmp_path, capsys):
+    own = tmp_path / "precious"
+    own.mkdir()
+    (own / "thesis.txt").write_text("all of it")
+    with pytest.raises(SystemExit) as stop:
+        publish.main([f"run={finished}", f"publish={own}", f"out={tmp_path / 'log'}"])
+    assert stop.value.code == 2 and "choose another folder" in capsys.readouterr().err
+    assert (own / "thesis.txt").read_text() == "all of it"
+
+
+def test_a_run_of_another_network_is_refused(finished, tmp_path, capsys):
+    record = finished / "weights" / "provenance.json"
+    record.write_text(record.read_text().replace('"denoiser"', '"vae"'))
+    with pytest.raises(SystemExit) as stop:
+        publish.main([f"run={finished}", f"publish={tmp_path / 'toy'}", f"out={tmp_path / 'log'}"])
+    assert stop.value.code == 2 and "no SyncDreamer" in capsys.readouterr().err and not (tmp_path / "toy").exists()
 
 
 @pytest.mark.slow
