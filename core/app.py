@@ -218,8 +218,9 @@ def recorded(folder: Path, cfg: DictConfig) -> Iterator[None]:
 
     They replace an earlier run's, unless the block ends with a UserError: what was refused (another recipe, a folder
     in use) made nothing here, so the earlier record gets its names back and this one becomes `config.failed.yaml`.
+    It also gets them back where the run says that it made nothing (`keep_earlier_record`).
     """
-    from core.provenance import provenance
+    from core.provenance import listening_for_keep, provenance
 
     record = provenance(OmegaConf.to_container(cfg), seed=cfg.seed)  # type: ignore[arg-type]
     texts = {
@@ -235,7 +236,12 @@ def recorded(folder: Path, cfg: DictConfig) -> Iterator[None]:
                 with suppress(FileNotFoundError):  # renamed, not read: a full disk cannot lose it
                     path.rename(earlier[path])
                 path.write_text(text, encoding="utf-8")
-        yield
+        with listening_for_keep() as kept:
+            yield
+        if kept:
+            for path, aside in earlier.items():
+                with suppress(FileNotFoundError):
+                    aside.replace(path)
     except UserError:
         with suppress(OSError):
             for path, aside in earlier.items():

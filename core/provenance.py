@@ -6,7 +6,9 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +19,7 @@ from core.files import sha256_file
 
 PACKAGES = ("torch", "numpy", "diffusers", "transformers", "lightning", "hydra-core", "safetensors", "trimesh")
 VOLATILE = ("out",)  # settings that say where a result goes, not what it is
+_kept: ContextVar[list[bool] | None] = ContextVar("kept", default=None)
 
 
 def provenance(
@@ -39,6 +42,23 @@ def provenance(
         "command": command(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def keep_earlier_record() -> None:
+    """Say that this run made nothing: the record of the run that made what its folder holds stays (`core.app`)."""
+    if (said := _kept.get()) is not None:
+        said.append(True)
+
+
+@contextmanager
+def listening_for_keep() -> Iterator[list[bool]]:
+    """Yields a list that is not empty once `keep_earlier_record` was called within the block."""
+    said: list[bool] = []
+    token = _kept.set(said)
+    try:
+        yield said
+    finally:
+        _kept.reset(token)
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

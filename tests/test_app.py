@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from core.app import app
 from core.config import CONF
 from core.errors import BadConfig, BadImage
+from core.provenance import keep_earlier_record
 from core.settings import Program, parse, prepare
 
 ROOT = CONF.parent
@@ -310,6 +311,21 @@ def test_a_refused_start_leaves_the_earlier_record_and_its_own_beside_it(toy):
     toy("out=run", "steps=5")
     assert yaml.safe_load((folder / "config.yaml").read_text())["steps"] == 5
     assert not list(folder.glob(".*"))
+
+
+def test_a_start_that_made_nothing_leaves_the_earlier_record_as_it_was(toy):
+    def finished(cfg: DictConfig) -> None:
+        """A program that finds its work done."""
+        keep_earlier_record()
+
+    again = app(config_name="toy", conf=toy.conf)(finished)
+    again(["out=run", "steps=2"])
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["steps"] == 2  # there was none before
+    toy("out=run", "steps=3")
+    before = {name: (Path("run") / name).read_bytes() for name in RECORD}
+    again(["out=run", "steps=4"])
+    assert {name: (Path("run") / name).read_bytes() for name in RECORD} == before
+    assert not list(Path("run").glob("*.failed.*")) and not list(Path("run").glob(".*"))
 
 
 def test_a_first_start_that_is_refused_keeps_its_record(toy):

@@ -146,6 +146,15 @@ def test_a_broken_file_is_a_bad_image_in_one_line(tmp_path, fault):
     assert "\n" not in str(raised.value)
 
 
+def test_a_text_file_is_named_once_and_its_fault_told_in_plain_words(tmp_path):
+    path = tmp_path / "notes.png"
+    path.write_text("no picture")
+    with pytest.raises(BadImage) as raised:
+        read_image(path)
+    assert str(raised.value).count("notes.png") == 1
+    assert str(raised.value).endswith("cannot identify image file); give another")
+
+
 def test_a_missing_file_and_a_folder_are_bad_images(tmp_path):
     with pytest.raises(BadImage, match="does not exist"):
         read_image(tmp_path / "no.png")

@@ -25,7 +25,7 @@ from core.checkpoints.tensorfiles import read_header, read_tensors, write_tensor
 from core.errors import BadCheckpoint, BadOutput, MissingWeights
 from core.files import sha256_file
 
-__all__ = ["find_weights", "read_checkpoint", "read_legacy_pickle", "source_sha256"]
+__all__ = ["read_checkpoint", "read_legacy_pickle", "source_sha256"]
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +57,9 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> dict[str, Tensor]
         readers = {"safetensors": read_tensors, "zip": read_zip, "pickle": read_sequence}
         state = _unwrap(readers[kind](path), path, ema)
         _check_finite(state, path)
-        if kind != "safetensors":
-            _write_copy(path, state, ema)
-        return state
+    if kind != "safetensors":  # what goes wrong from here on is no fault of the file
+        _write_copy(path, state, ema)
+    return state
 
 
 def source_sha256(path: str | Path) -> str:
@@ -70,29 +70,6 @@ def source_sha256(path: str | Path) -> str:
         if metadata and _is_of(metadata, path):
             return metadata["source_sha256"]
     return sha256_file(path)
-
-
-def find_weights(
-    path: str | Path, *, sha256: str | None = None, source: str = "", allow_unverified: bool = False
-) -> Path:
-    """The path of a published weights file, once it is there (`core.models.bundled.weights_file`) and the expected one.
-
-    Args:
-        sha256: of the published file; None where it is not known.
-        source: where to get the file, for the message.
-        allow_unverified: accept a file with another sha256.
-    """
-    from core.models.bundled import weights_file  # which loads the networks' libraries
-
-    path = Path(path)
-    expected = f" (sha256 {sha256})" if sha256 else ""
-    origin = f" from {source}" if source else ""
-    path = weights_file(path, advice=f"get {path.name}{expected}{origin} and put it at {path.absolute()}")
-    if sha256 and not allow_unverified and (found := source_sha256(path)) != sha256.lower():
-        raise BadCheckpoint(
-            f"{path}: sha256 {found} instead of {sha256}; fetch it again, or set allow_unverified=true to use it anyway"
-        )
-    return path
 
 
 def _kind(path: Path) -> str:

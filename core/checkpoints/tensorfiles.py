@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.errors import BadCheckpoint
+from core.errors import BadCheckpoint, BadOutput
 from core.files import atomic_file
 
 CONTENT = "content_sha256"  # metadata key: digest of all names, types, shapes and numbers
@@ -73,7 +73,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all, with a digest that `read_tensors` verifies.
 
-    The same tensors and metadata make the same bytes.
+    The same tensors and metadata make the same bytes. Raises BadOutput where they cannot be written.
     """
     taken: set[int] = set()
     separate = {}
@@ -86,7 +86,10 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
     with atomic_file(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # as the umask has it; the library would keep the file to its owner
-        save_file(separate, temporary, metadata=metadata)
+        try:
+            save_file(separate, temporary, metadata=metadata)
+        except SafetensorError as error:  # it reports a full disk as an error of its own kind
+            raise BadOutput(f"cannot write {str(path)!r}: {error}; free space or choose another output") from error
         temporary.chmod(mode)
         _sort_metadata(temporary)
 

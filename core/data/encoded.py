@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from core.data.toybox import NUM_VIEWS, ToyboxPack, open_pack, read_index
+from core.errors import BadData
 from core.files import atomic_file
 from core.models.encoders import ImageEncoder
 from core.models.latents import Latents
-from core.progress import progress_bar
+from core.progress import console, progress_bar
 
 
 class EncodedViews:
@@ -29,7 +30,8 @@ class EncodedViews:
         split: train, val or test.
         latents: the autoencoder.
         image_encoder: gives the input view's token.
-        cache: folder for the encoded views; a file there belongs to one data set and one pair of networks.
+        cache: folder for the encoded views; a file there belongs to one data set and one pair of networks. One that
+            is damaged is made again.
     """
 
     def __init__(self, *, root: str, split: str, latents: Latents, image_encoder: ImageEncoder, cache: str) -> None:
@@ -70,7 +72,8 @@ def _encoded(
     """Each object's views through one network, memory-mapped from a file that belongs to this data and network."""
     key = hashlib.sha256(f"{data} {fingerprint(network)}".encode()).hexdigest()[:16]
     path = stem.with_name(f"{stem.name}-{type(network).__name__.lower()}-{key}.npy")
-    if not path.exists():
+    found = _kept(path, (len(pack.uids), len(views))) if path.exists() else None
+    if found is None:
         network.eval()
         with atomic_file(path) as temporary, progress_bar() as bar:
             first = encode(pack.pixels(0, list(views))).numpy()
@@ -79,4 +82,21 @@ def _encoded(
             for number in bar.track(range(len(pack.uids)), description=f"encoding ({type(network).__name__})"):
                 array[number] = encode(pack.pixels(number, list(views))).numpy()
             array.flush()
-    return np.load(path, mmap_mode="r")
+        found = np.load(path, mmap_mode="r")
+    return found
+
+
+def _kept(path: Path, counts: tuple[int, int]) -> np.ndarray | None:
+    """What was encoded before, objects by views by the rest; None, after a line about it, where that is damaged."""
+    try:
+        array = np.load(path, mmap_mode="r")
+    except OSError as error:
+        raise BadData(f"cannot read {str(path)!r}: {error.strerror or error}; check its permissions") from error
+    except (ValueError, EOFError) as error:
+        cause = str(error)
+    else:
+        if array.shape[:2] == counts:
+            return array
+        cause = f"{array.shape[:2]} objects and views instead of {counts}"
+    console.print(f"{path} is damaged ({cause}): encoding again", markup=False)
+    return None

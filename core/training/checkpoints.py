@@ -76,6 +76,8 @@ def load(folder: Path) -> Snapshot:
 
 def invalid(folder: Path) -> str | None:
     """Why a checkpoint cannot be used; None when it verifies."""
+    if not folder.is_dir():
+        return "it is no folder" if folder.exists() else "there is no such folder"
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
         if unlisted := NEEDED - files.keys():
@@ -89,7 +91,7 @@ def invalid(folder: Path) -> str | None:
             if sha256_file(path) != expected["sha256"]:
                 return f"{name} differs from the sha256 in its manifest"
     except FileNotFoundError:
-        return f"{MANIFEST} is missing, so it was never finished"
+        return f"{MANIFEST} is missing, so it was never finished, or is no checkpoint"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__}: {error})"
     return None

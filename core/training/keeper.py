@@ -1,5 +1,6 @@
 """Keeps a run's progress: what is counted, when it is saved, what happens when saving fails, and going back."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -60,6 +61,7 @@ class Keeper:
         self.failures = 0
         self.cpu_before_s = 0.0  # CPU seconds of the processes that this run continues
         self.spare: set[str] = set()  # broken checkpoints: reported, never deleted
+        self.origin: Snapshot | None = None  # where this process began, if not at step 0
         self.facts: dict[str, Any] = {
             "config": dict(config),
             "config_hash": config_hash(config),
@@ -77,14 +79,19 @@ class Keeper:
         if snapshot is None:
             return Position()
         old, force = snapshot.state, self.config["force_resume"]
-        resume.check_config(old["config"], self.config, force, self.say)
+        is_finished = snapshot.step >= self.config["trainer"]["max_steps"]
+        if is_finished:
+            resume.check_finished(old["config"], self.config, snapshot.step, self.say)
+        else:
+            resume.check_config(old["config"], self.config, force, self.say)
         resume.check_frozen(old["frozen"], self.facts["frozen"], force)
         for name, what in (("threads", "threads"), ("world_size", "processes")):
-            if old[name] != self.facts[name]:
+            if old[name] != self.facts[name] and not is_finished:
                 self.say(f"{old[name]} {what} before, {self.facts[name]} now: results will differ in the last digits")
         self.cpu_before_s = old.get("cpu_seconds", 0.0)
         position = self._restore(snapshot)
-        self.say(f"continuing from step {position.step}")
+        self.origin = Snapshot(snapshot.step, {}, old)
+        self.say(f"finished at step {position.step} before" if is_finished else f"continuing from step {position.step}")
         return position
 
     def roll_back(self, rollbacks: int) -> Position | None:
@@ -124,13 +131,26 @@ class Keeper:
         root = Path(self.config["out"]) / "dump"
         return checkpoints.save(root, self._capture(position)) if self.writes else root
 
-    def export(self) -> None:
-        """Writes the finished weights, averaged if there is an average, to weights/model.safetensors."""
+    def made_here(self, step: int) -> bool:
+        """Whether this process took the step that the run stands at."""
+        return self.origin is None or self.origin.step != step
+
+    def export(self, step: int) -> None:
+        """Writes the finished weights, averaged if there is an average, to weights/model.safetensors.
+
+        Their record says with which settings and code they were made: those of the checkpoint that took the last step.
+        Weights that are there already, with a record of that step, stay as they are.
+        """
+        made = self.facts if self.origin is None or self.made_here(step) else self.origin.state
+        out = Path(self.config["out"]) / "weights"
+        if not self.made_here(step) and _is_record_of(out, step, made["config"]):
+            return
         state = dict(self.module.state_dict())
         if self.ema is not None:
             state |= {name: average.to(state[name]) for name, average in self.ema.averages.items()}
-        record = provenance(self.config, seed=self.config["seed"]) | {"cpu_seconds": round(self.cpu_seconds())}
-        with atomic_folder(Path(self.config["out"]) / "weights", overwrite=True) as folder:
+        record = provenance(made["config"], seed=made["config"]["seed"])
+        record |= {"code": made["code"], "step": step, "cpu_seconds": round(self.cpu_seconds())}
+        with atomic_folder(out, overwrite=True) as folder:
             metadata = self.module.export_metadata()
             checkpoints.save_tensors(self.module.export(state), folder / "model.safetensors", metadata)
             checkpoints.save_json(record, folder / "provenance.json")
@@ -146,3 +166,13 @@ class Keeper:
     def _restore(self, snapshot: Snapshot) -> Position:
         snapshots.restore(snapshot, self.module, self.optimizer, self.ema)
         return Position(**snapshot.state["position"])
+
+
+def _is_record_of(weights: Path, step: int, config: Mapping[str, Any]) -> bool:
+    """Whether a folder of exported weights is whole, of this step, and made with these settings."""
+    try:
+        record = json.loads((weights / "provenance.json").read_text(encoding="utf-8"))
+        is_made_so = record["step"] == step and not resume.shaping(record["config"], config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return is_made_so and (weights / "model.safetensors").is_file()

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.fabric import Fabric
@@ -21,6 +21,8 @@ from core import errors
 from core.errors import BadConfig, UserError
 from core.training.settings import PRECISIONS
 from core.training.signals import STOPPING, catching_signals, relay_to
+
+Result = TypeVar("Result")
 
 
 def make_fabric(trainer: Mapping[str, Any]) -> Fabric:
@@ -54,7 +56,7 @@ def rank_of(fabric: Fabric) -> int:
     return int(os.environ["SLURM_PROCID"]) if SLURMEnvironment.detect() else fabric.global_rank
 
 
-def launch(fabric: Fabric, work: Callable[[Fabric, Any], float], config: Mapping[str, Any]) -> float:
+def launch(fabric: Fabric, work: Callable[[Fabric, Any], Result], config: Mapping[str, Any]) -> Result:
     """Runs `work` in every process; returns rank 0's result and raises what the first failing process raised."""
     launcher = fabric.strategy.launcher
     if launcher is None or not hasattr(launcher, "_start_method"):
@@ -73,7 +75,7 @@ def launch(fabric: Fabric, work: Callable[[Fabric, Any], float], config: Mapping
             raise SystemExit(error.exit_code or 1) from error
 
 
-def _child(fabric: Fabric, work: Callable[[Fabric, Any], float], config: Mapping[str, Any]) -> float:
+def _child(fabric: Fabric, work: Callable[[Fabric, Any], Result], config: Mapping[str, Any]) -> Result:
     os.setsid()
     for number in STOPPING:
         signal.signal(number, signal.SIG_DFL)  # the parent's handlers are not this process's
@@ -83,7 +85,7 @@ def _child(fabric: Fabric, work: Callable[[Fabric, Any], float], config: Mapping
         raise SystemExit(130) from None  # torch takes an interrupted child for a finished one
 
 
-def _alone(result: float) -> float:
+def _alone(result: Result) -> Result:
     """`result`, after the processes have parted: gloo's threads, left running, can abort a process as it exits.
 
     Only where the work succeeded: after a fault the others may still wait for this process in a collective call.

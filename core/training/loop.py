@@ -69,7 +69,7 @@ class Loop:
                 while self.at.step < self.trainer["max_steps"] and not self._out_of_time():
                     self._train_until_done_or_back()
             if self.fabric.global_rank == 0:
-                self.keeper.export()
+                self.keeper.export(self.at.step)
             self.fabric.barrier()
             return self.at.metric if self.at.metric is not None else math.nan
         finally:

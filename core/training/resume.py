@@ -12,8 +12,19 @@ from core.training.checkpoints import Snapshot
 # the change on, a step stands at another place of the epoch.
 DATA_AFFECTING = ("seed", "data", "trainer.accumulate", "trainer.devices")
 HARMLESS = ("data.workers", "data.timeout_s", "data.max_bad_fraction")
-# Which folder, which way to resume, and what is shown or written: no word is lost on these.
-UNSAID = ("out", "resume", "force_resume", "logger", "name")
+# What decides nothing about the weights of a run that takes no further step. `check_finished` sees to max_steps.
+NOT_SHAPING = (
+    *HARMLESS,
+    *(
+        f"trainer.{key}"
+        for key in (
+            "max_steps", "time_limit_min", "accelerator", "strategy", "deterministic", "log_every", "val_every",
+            "val_batches", "preview_every", "preview_items", "save_every", "keep_last", "keep_every",
+        )
+    ),
+)  # fmt: skip
+# Which folders, which way to resume, and what is shown or written: no word is lost on these.
+UNSAID = ("out", "publish", "resume", "force_resume", "logger", "name")
 
 
 def choose(out: Path, resume: str, say: Callable[[str], None]) -> tuple[Snapshot | None, set[str]]:
@@ -51,6 +62,28 @@ def check_config(old: Mapping[str, Any], new: Mapping[str, Any], force: bool, sa
         raise BadConfig(
             f"this run was started with other data settings ({listed}); set them back, or force_resume=true to go on"
         )
+
+
+def check_finished(old: Mapping[str, Any], new: Mapping[str, Any], step: int, say: Callable[[str], None]) -> None:
+    """Refuses settings with which the `step` steps of a finished run were not taken; no step would follow them."""
+    most = new["trainer"]["max_steps"]
+    changes = shaping(old, new)
+    if step > most:
+        changes["trainer.max_steps"] = (step, most)
+    if changes:
+        listed = ", ".join(f"{key} {before} -> {now}" for key, (before, now) in changes.items())
+        raise BadConfig(
+            f"the run in {str(new['out'])!r} is finished (step {step}), with other settings ({listed}); set them "
+            "back, choose another out=, or raise trainer.max_steps to train on with them"
+        )
+    for key, before, now in differences(old, new):
+        if _under(key, NOT_SHAPING):
+            say(f"{key}: {before} -> {now} changes nothing, since no step is left to take")
+
+
+def shaping(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs, of the settings that decide a run's weights: (before, now) by dotted key."""
+    return {key: (was, now) for key, was, now in differences(old, new) if not _under(key, (*UNSAID, *NOT_SHAPING))}
 
 
 def check_frozen(old: str, new: str, force: bool) -> None:

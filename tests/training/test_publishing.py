@@ -19,7 +19,7 @@ def another(whole, tmp_path):
         folder = tmp_path / name / "weights"
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(name.encode())
-        (tmp_path / "index.json").write_text(json.dumps({"sha256": "d" * 64}))
+        (tmp_path / "index.json").write_text(json.dumps({"sha256": "d" * 64, "splits": {}}))
         record = json.loads((whole / "weights" / "provenance.json").read_text())
         record["config"]["model"]["start"] = None if start is None else str(start)
         record["config"] |= {"data": {"root": str(tmp_path)}, "publish": "somewhere"}

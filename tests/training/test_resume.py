@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.errors import BadConfig
+from core.errors import BadCheckpoint, BadConfig
 from core.training import checkpoints
 from core.training.loop import Loop
 from core.training.run import run
@@ -221,13 +221,6 @@ def test_a_broken_checkpoint_is_named_left_alone_and_the_one_before_is_used(
     assert_same_run(tmp_path / "run", whole)
 
 
-def test_a_finished_run_started_again_returns_its_metric_without_another_step(whole: Path) -> None:
-    rows = (whole / "metrics.csv").read_text()
-    metric = run(config(whole))
-    assert metric == float(rows.splitlines()[-1].split(",")[-2])
-    assert (whole / "metrics.csv").read_text() == rows
-
-
 def test_changed_data_settings_need_force_resume_and_others_are_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,6 +235,18 @@ def test_changed_data_settings_need_force_resume_and_others_are_shown(
 def test_resume_never_refuses_a_folder_that_has_checkpoints(whole: Path) -> None:
     with pytest.raises(BadConfig, match="resume=never"):
         run(config(whole, resume="never"))
+
+
+def test_a_start_that_is_no_checkpoint_says_what_it_is_instead(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for name, says in {
+        "nope": "there is no such folder",
+        "file": "it is no folder",
+        "folder": "or is no checkpoint",
+    }.items():
+        with pytest.raises(BadCheckpoint, match=f"{name}': .*{says}; use another one"):
+            run(config(tmp_path / "run", resume=str(tmp_path / name)))
 
 
 def test_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
