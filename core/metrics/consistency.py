@@ -42,9 +42,9 @@ def consistency(views: ViewSet) -> Consistency:
 
     Neighbours are consecutive views, the last and the first included. Cameras must look at the origin's surroundings.
     """
-    images, cameras = _reduced(views)
+    images, cameras = reduced(views)
     alpha = images[:, 3]
-    half_extent = _half_extent(cameras)
+    half_extent = frame_of(cameras)
     hull = visual_hull(alpha, cameras, half_extent)
     fullness, depth = _render(hull, cameras, half_extent)
     both, either = torch.minimum(fullness, alpha).sum(dim=(1, 2)), torch.maximum(fullness, alpha).sum(dim=(1, 2))
@@ -68,7 +68,7 @@ def visual_hull(
     return occupancy.view(grid, grid, grid)
 
 
-def _reduced(views: ViewSet) -> tuple[Tensor, Cameras]:
+def reduced(views: ViewSet) -> tuple[Tensor, Cameras]:
     """Images on white beside their alpha, averaged down to the working size."""
     rgba = torch.cat([views.rgb(), views.images[:, 3:]], dim=1).float()
     height, width = rgba.shape[-2:]
@@ -79,7 +79,7 @@ def _reduced(views: ViewSet) -> tuple[Tensor, Cameras]:
     return F.interpolate(rgba, size, mode="area"), views.cameras.to(torch.float32).scaled(size[1], size[0])
 
 
-def _half_extent(cameras: Cameras) -> float:
+def frame_of(cameras: Cameras) -> float:
     """Half the width of what the narrowest view sees at the origin's distance: the object is framed inside it."""
     half_width = cameras.width / (2 * cameras.intrinsics[:, 0, 0])
     return (cameras.centers.norm(dim=-1) * half_width).min().item()

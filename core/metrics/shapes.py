@@ -1,7 +1,10 @@
 """Scores of shapes against the truth: Chamfer distance between point sets and the overlap of volumes.
 
-Distances are in world units (the object inside the unit sphere) and not squared. Nothing is aligned or rescaled here.
+Distances are in world units (the object inside the unit sphere), not squared unless a name says so. Nothing is aligned
+or rescaled here. What a mesh is like by itself (closed, in one piece) is told by `soundness`.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,6 +24,34 @@ def chamfer(points_a: Float[Tensor, "n 3"], points_b: Float[Tensor, "m 3"]) -> f
     """Half the sum of the mean distances to the nearest point, both ways; BadMesh for an empty or broken point set."""
     a, b = _points(points_a, "first"), _points(points_b, "second")
     return 0.5 * (cKDTree(b).query(a)[0].mean() + cKDTree(a).query(b)[0].mean())
+
+
+def squared_chamfer(points_a: Float[Tensor, "n 3"], points_b: Float[Tensor, "m 3"]) -> float:
+    """The sum, both ways, of the mean squared distances to the nearest point (Fan et al. 2017)."""
+    a, b = _points(points_a, "first"), _points(points_b, "second")
+    return float(np.square(cKDTree(b).query(a)[0]).mean() + np.square(cKDTree(a).query(b)[0]).mean())
+
+
+def f_score(points_a: Float[Tensor, "n 3"], points_b: Float[Tensor, "m 3"], *, within: float) -> float:
+    """Harmonic mean of the fractions of either set that lie nearer than `within` to the other (Knapitsch et al. 2017).
+
+    0 where both fractions are.
+    """
+    a, b = _points(points_a, "first"), _points(points_b, "second")
+    precision, recall = ((cKDTree(q).query(p)[0] < within).mean() for p, q in ((a, b), (b, a)))
+    return float(2 * precision * recall / (precision + recall)) if precision + recall > 0 else 0.0
+
+
+def normal_consistency(mesh_a: Mesh, mesh_b: Mesh, *, num_points: int = 20000, seed: int = 0) -> float:
+    """Mean of |cos| between the normals at a point and at the nearest point of the other surface, both ways.
+
+    Nearly 1 for equal surfaces (points at an edge may meet the next side). The sign is left out because not every mesh
+    winds its faces outwards (Mescheder et al. 2019).
+    """
+    (a, normals_a), (b, normals_b) = (_oriented(m, num_points, seed + n) for n, m in enumerate((mesh_a, mesh_b)))
+    to_b, to_a = cKDTree(b).query(a)[1], cKDTree(a).query(b)[1]
+    one_way = np.abs((normals_a * normals_b[to_b]).sum(axis=1)).mean()
+    return float((one_way + np.abs((normals_b * normals_a[to_a]).sum(axis=1)).mean()) / 2)
 
 
 def sample_surface(mesh: Mesh, num_points: int, *, seed: int) -> Float[Tensor, "num_points 3"]:
@@ -81,6 +112,35 @@ def volume_iou(mesh_a: Mesh, mesh_b: Mesh, *, resolution: int = 64, half_extent:
     if union == 0:
         raise BadMesh(f"neither mesh holds a point of the {resolution}^3 grid; is the scale right?")
     return int((a & b).sum()) / union
+
+
+@dataclass(frozen=True)
+class Soundness:
+    """What a mesh is like by itself, vertices at one place taken as one."""
+
+    watertight: bool
+    num_components: int
+
+
+def soundness(mesh: Mesh) -> Soundness:
+    """Whether every edge has two faces, and in how many pieces the surface hangs together by its edges."""
+    surface = _trimesh(mesh)
+    surface.merge_vertices(merge_tex=True, merge_norm=True)
+    surface.update_faces(surface.nondegenerate_faces())
+    if len(surface.faces) == 0:
+        raise BadMesh("the mesh has no face with an area")
+    return Soundness(bool(surface.is_watertight), int(surface.body_count))
+
+
+def _oriented(mesh: Mesh, num_points: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points spread over the surface, and the unit normals of the faces that they lie on."""
+    surface = _trimesh(mesh)
+    if not surface.area > 0:
+        raise BadMesh("cannot sample a mesh whose area is 0")
+    points, faces = trimesh.sample.sample_surface(surface, num_points, seed=seed)
+    corners = surface.triangles[faces]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    return np.asarray(points), normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
 
 def _points(points: Tensor, name: str) -> np.ndarray:

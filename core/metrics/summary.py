@@ -61,7 +61,8 @@ CHAMFER = Metric("Chamfer", 4, lower_is_better=True)
 IOU = Metric("IoU", 3)
 ERROR = Metric("error", lower_is_better=True)
 SECONDS = Metric("seconds", lower_is_better=True)
-METRICS = (PSNR, SSIM, FLIP, LPIPS, CHAMFER, IOU, ERROR, SECONDS)
+COMPONENTS = Metric("components", 1, lower_is_better=True)
+METRICS = (PSNR, SSIM, FLIP, LPIPS, CHAMFER, IOU, ERROR, SECONDS, COMPONENTS)
 
 
 def metric_of(column: str) -> Metric:

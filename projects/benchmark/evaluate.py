@@ -8,12 +8,12 @@ from core.app import app
 
 
 def check(cfg: dict[str, Any]) -> None:
-    """Refuse a comparison of nothing, and a protocol that measures nothing."""
-    from core.config import instantiate
+    """Refuse a comparison of nothing, and measures and settings that do not exist; networks are not loaded for it."""
+    from core.config import check_targets
     from projects.benchmark.evaluation import methods_of
 
     methods_of(cfg["pred"])
-    instantiate(cfg["protocol"])
+    check_targets(cfg["protocol"], "protocol")
 
 
 @app(config_name="evaluate", check=check)

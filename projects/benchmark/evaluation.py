@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,29 +12,20 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from core.config import instantiate
-from core.errors import BadConfig, BadOutput, BadViewSet, UserError
-from core.files import atomic_file, natural_key
-from core.images import contact_sheet, read_image, write_image
-from core.mesh.export import read_mesh
+from core.errors import BadConfig, UserError
+from core.files import atomic_file
+from core.images import contact_sheet, write_image
 from core.metrics.summary import mean_and_interval, table
 from core.progress import console, progress_bar
-from core.provenance import config_hash, provenance
+from core.provenance import provenance
 from core.report import ReportItem, write_report
-from core.views import PROVENANCE, TRANSFORMS, read_views
-from projects.benchmark.protocol import Protocol
-from projects.benchmark.solids import Shape
+from core.views import PROVENANCE
+from projects.benchmark.pairing import pair
+from projects.benchmark.pictures import read
+from projects.benchmark.protocol import Protocol, protocol_hash
+from projects.benchmark.scoring import Outcome, Scorer, weights_of
 
 MOST_SHOWN = 60  # objects on the page; more would make it too heavy to open
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one object: its scores per column, and per view where the measure is one of images."""
-
-    status: Literal["SCORED", "FAILED", "MISSING"]
-    cause: str = ""
-    scores: dict[str, float] = field(default_factory=dict)
-    per_view: dict[str, list[float]] = field(default_factory=dict)
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -44,19 +35,22 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """
     protocol, gt, out = instantiate(cfg.protocol), Path(cfg.gt), Path(cfg.out)
     methods = methods_of(cfg.pred)
+    check_there(methods)
     names = protocol.names(gt)
+    scorer = Scorer(protocol, gt, names)
     outcomes: dict[str, dict[str, Outcome]] = {method: {} for method in methods}
     with progress_bar() as bar:
         task = bar.add_task("scoring", total=len(names) * len(methods))
         for method, pred in methods.items():
             for name in names:
-                outcomes[method][name] = score(protocol, name, pred, gt)
+                outcomes[method][name] = scorer.score(name, pred)
                 bar.advance(task)
     rows = {method: row(protocol, per_object) for method, per_object in outcomes.items()}
     chosen = OmegaConf.to_container(cfg.protocol, resolve=True)
     assert isinstance(chosen, dict)
     result = {
         "protocol": {"hash": protocol_hash(chosen), "settings": chosen},
+        "weights": weights_of(protocol),
         "gt": str(gt),
         "predictions": {method: origin(protocol, method, pred, names) for method, pred in methods.items()},
         "summary": rows,
@@ -83,92 +77,29 @@ def origin(protocol: Protocol, method: str, pred: Path, names: Sequence[str]) ->
     for name in names:
         path = protocol.prediction.path(pred, "views", name) / PROVENANCE
         if path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                record = dict(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError):
+                return {"method": method, "unknown": f"{str(path)!r} is unreadable"}
             return {"method": method} | {key: record.get(key) for key in ("command", "weights", "cpu_seconds", "code")}
     return {"method": method}
 
 
 def methods_of(pred: Any) -> dict[str, Path]:
-    """Methods by name: `pred=DIR` is called as its folder, `pred={Name: DIR, ...}` as it says. BadConfig if none is."""
+    """Methods by name: `pred=DIR` is called as its folder, `pred={Name: DIR, ...}` as it says. BadConfig for none."""
     given = OmegaConf.to_container(pred) if OmegaConf.is_config(pred) else pred
     found = given if isinstance(given, Mapping) else {Path(str(given)).resolve().name: given}
     methods = {str(name): Path(str(folder)).expanduser() for name, folder in found.items()}
-    for name, folder in methods.items():
-        if not folder.is_dir():
-            raise BadConfig(f"pred: no folder {str(folder)!r} (of {name}); give the folder that holds its objects")
     if not methods:
         raise BadConfig("pred={}: name at least one method's folder")
     return methods
 
 
-def protocol_hash(settings: Mapping[str, Any]) -> str:
-    """Of all settings but the words about them."""
-    return config_hash({key: value for key, value in settings.items() if key not in ("what", "name")})
-
-
-def score(protocol: Protocol, name: str, pred: Path, gt: Path) -> Outcome:
-    """One object of one method; a fault in it is its outcome, never the end of the others."""
-    kinds = (["views"] if protocol.images else []) + (["mesh"] if protocol.shapes else [])
-    for kind in kinds:
-        path = protocol.prediction.path(pred, kind, name)
-        if not path.exists():
-            return Outcome("MISSING", f"no {str(path)!r}")
-    try:
-        per_view = image_scores(protocol, name, pred, gt) if protocol.images else {}
-        scores = {column: sum(values) / len(values) for column, values in per_view.items()}
-        return Outcome("SCORED", "", scores | (shape_scores(protocol, name, pred, gt)), per_view)
-    except BadOutput:
-        raise
-    except UserError as error:
-        return Outcome("FAILED", str(error))
-
-
-def image_scores(protocol: Protocol, name: str, pred: Path, gt: Path) -> dict[str, list[float]]:
-    """Per column, each view's score."""
-    made = views_of(protocol.prediction.path(pred, "views", name), protocol)
-    true = views_of(protocol.truth.path(gt, "views", name), protocol)
-    if made.shape != true.shape:
-        raise BadViewSet(f"{len(made)} views of {tuple(made.shape[2:])} pixels, the truth has {len(true)} of "
-                         f"{tuple(true.shape[2:])}; nothing is resized or left out")  # fmt: skip
-    return {column: measure(made, true).tolist() for column, measure in protocol.images.items()}
-
-
-def shape_scores(protocol: Protocol, name: str, pred: Path, gt: Path) -> dict[str, float]:
-    """Per column, the mesh's score."""
-    if not protocol.shapes:
-        return {}
-    shapes = []
-    for layout, root in ((protocol.prediction, pred), (protocol.truth, gt)):
-        depths = layout.path(root, "depths", name) if layout.depths is not None else None
-        shapes.append(Shape(name, read_mesh(layout.path(root, "mesh", name)), depths))
-    return {column: float(measure(*shapes)) for column, measure in protocol.shapes.items()}
-
-
-def views_of(folder: Path, protocol: Protocol) -> Float[Tensor, "v 3 h w"]:
-    """The views that the protocol counts, on its background, in [0, 1]."""
-    if (folder / TRANSFORMS).is_file():
-        images = read_views(folder).images
-    else:
-        files = sorted((path for path in folder.glob("*.png") if path.stem.isdigit()), key=natural_key)
-        if not files:
-            raise BadViewSet(f"{str(folder)!r} holds neither {TRANSFORMS} nor pictures 000.png, 001.png, ...")
-        pictures = [read_image(path) for path in files]
-        if len({picture.shape for picture in pictures}) > 1:
-            raise BadViewSet(f"{str(folder)!r}: pictures of different sizes")
-        images = torch.stack(pictures)
-    if protocol.size is not None and images.shape[-2:] != (protocol.size, protocol.size):
-        raise BadViewSet(
-            f"{str(folder)!r}: {images.shape[-1]} x {images.shape[-2]} pixels, the protocol wants {protocol.size} x "
-            f"{protocol.size}"
-        )
-    if protocol.views is not None:
-        if max(protocol.views) >= len(images):
-            raise BadViewSet(f"{str(folder)!r}: {len(images)} views, the protocol wants view {max(protocol.views)}")
-        images = images[list(protocol.views)]
-    # Quirk: SSIM in single precision feels the last bits of even areas (1e-4 on a real object), so an opaque picture
-    # must come through unchanged; `core.images.composite` has the training's order of operations, which does not.
-    rgb, alpha = images[:, :3], images[:, 3:]
-    return rgb * alpha + protocol.background * (1 - alpha)
+def check_there(methods: Mapping[str, Path]) -> None:
+    """BadConfig for a method whose folder is not there."""
+    for name, folder in methods.items():
+        if not folder.is_dir():
+            raise BadConfig(f"pred: no folder {str(folder)!r} (of {name}); give the folder that holds its objects")
 
 
 def row(protocol: Protocol, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -176,7 +107,7 @@ def row(protocol: Protocol, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     scored = [outcome for outcome in outcomes.values() if outcome.status == "SCORED"]
     wanted = protocol.num_objects or len(outcomes)
     line: dict[str, Any] = {"scored": f"{len(scored)} of {wanted}"}
-    for column in (*protocol.images, *protocol.shapes):
+    for column in protocol.columns:
         line[column] = mean_and_interval([outcome.scores[column] for outcome in scored]) if scored else None
     return line
 
@@ -198,24 +129,35 @@ def refuse_gaps(outcomes: Mapping[str, Mapping[str, Outcome]], out: Path) -> Non
 def beside_truth(
     protocol: Protocol, names: Sequence[str], methods: Mapping[str, Path], gt: Path, result: Mapping[str, Any]
 ) -> list[ReportItem]:
-    """The first method's scored objects with the truth, as far as images are measured."""
+    """The first method's scored objects with the truth and the view that was given, as far as views are compared."""
     first, pred = next(iter(methods.items()))
     items = []
-    for name in names[:MOST_SHOWN] if protocol.images else []:
+    for name in names[:MOST_SHOWN] if protocol.compares_views else []:
         if result["objects"][first][name]["status"] != "SCORED":
             continue
         scores = result["objects"][first][name]["scores"]
-        film = protocol.prediction.path(pred, "views", name) / "turntable.mp4"
+        folder = protocol.prediction.path(pred, "views", name)
+        made, true = pair(protocol, name, pred, gt)
         items.append(
             ReportItem(
                 name=name,
-                views=views_of(protocol.prediction.path(pred, "views", name), protocol),
-                truth=views_of(protocol.truth.path(gt, "views", name), protocol),
-                video=film if film.is_file() else None,
+                views=made.images,
+                truth=true.images,
+                source=given_view(protocol, name, gt),
+                video=folder / "turntable.mp4" if (folder / "turntable.mp4").is_file() else None,
                 caption=", ".join(f"{column} {value:.4g}" for column, value in scores.items()),
             )
         )
     return items
+
+
+def given_view(protocol: Protocol, name: str, gt: Path) -> Float[Tensor, "3 h w"] | None:
+    """The view that a method was given of an object, where the protocol names one of the true views."""
+    number = protocol.input_of(name, gt)
+    if number is None:
+        return None
+    true = read(protocol.truth, protocol.truth.path(gt, "views", name), protocol, number)
+    return true.images[list(true.numbers).index(number)] if number in true.numbers else None
 
 
 def overview(items: Sequence[ReportItem], columns: int = 8) -> Float[Tensor, "3 h w"]:

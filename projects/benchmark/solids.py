@@ -14,7 +14,18 @@ from torch import Tensor
 from core.cameras.rigs import rig
 from core.errors import BadImage, BadMesh
 from core.mesh.place import turned, unit_cube
-from core.metrics.shapes import chamfer, sample_surface, screen_affine_depth, visible_points, volume_iou, voxel_means
+from core.metrics.shapes import (
+    chamfer,
+    f_score,
+    normal_consistency,
+    sample_surface,
+    screen_affine_depth,
+    soundness,
+    squared_chamfer,
+    visible_points,
+    volume_iou,
+    voxel_means,
+)
 from core.types import Mesh
 
 VOXEL = 0.01  # SyncDreamer evens out the density of its points on this grid
@@ -34,8 +45,41 @@ class Shape:
 
 def surface_chamfer(prediction: Shape, truth: Shape, *, num_points: int = 20000, seed: int = 0) -> float:
     """Chamfer distance of points spread evenly over both surfaces; as the meshes lie, nothing is aligned."""
-    target = sample_surface(truth.mesh, num_points, seed=seed)
-    return chamfer(sample_surface(prediction.mesh, num_points, seed=seed + 1), target)
+    return chamfer(*_surface_points(prediction, truth, num_points, seed))
+
+
+def surface_squared_chamfer(prediction: Shape, truth: Shape, *, num_points: int = 10000, seed: int = 0) -> float:
+    """ViewFusion's: the sum of the mean squared distances both ways, of points spread evenly over both surfaces."""
+    return squared_chamfer(*_surface_points(prediction, truth, num_points, seed))
+
+
+def surface_f_score(
+    prediction: Shape, truth: Shape, *, squared_threshold: float = 0.01, num_points: int = 10000, seed: int = 0
+) -> float:
+    """ViewFusion's F-score of points spread evenly over both surfaces."""
+    # Quirk: its threshold of 0.01 is compared with squared distances, so points count that are 0.1 away.
+    points = _surface_points(prediction, truth, num_points, seed)
+    return f_score(*points, within=math.sqrt(squared_threshold))
+
+
+def surface_normals(prediction: Shape, truth: Shape, *, num_points: int = 20000, seed: int = 0) -> float:
+    """Mean |cos| between the normals of nearest points, both ways; as the meshes lie."""
+    return normal_consistency(prediction.mesh, truth.mesh, num_points=num_points, seed=seed)
+
+
+def plain_volume_iou(prediction: Shape, truth: Shape, *, resolution: int = 64, half_extent: float = 1.0) -> float:
+    """Overlap of volumes on a grid, as the meshes lie."""
+    return volume_iou(prediction.mesh, truth.mesh, resolution=resolution, half_extent=half_extent)
+
+
+def watertight(prediction: Shape, truth: Shape) -> float:
+    """1 if the predicted mesh is closed, else 0; the truth is not asked."""
+    return float(soundness(prediction.mesh).watertight)
+
+
+def components(prediction: Shape, truth: Shape) -> float:
+    """In how many pieces the predicted mesh is; the truth is not asked."""
+    return float(soundness(prediction.mesh).num_components)
 
 
 def visible_chamfer(prediction: Shape, truth: Shape) -> float:
@@ -43,6 +87,11 @@ def visible_chamfer(prediction: Shape, truth: Shape) -> float:
     if truth.depth_folder is None:
         raise BadMesh(f"{truth.name}: the protocol's layout names no depths; set protocol.truth.depths")
     return chamfer(seen_points(prediction.mesh), depth_points(truth.depth_folder))
+
+
+def _surface_points(prediction: Shape, truth: Shape, num_points: int, seed: int) -> tuple[Tensor, Tensor]:
+    target = sample_surface(truth.mesh, num_points, seed=seed)
+    return sample_surface(prediction.mesh, num_points, seed=seed + 1), target
 
 
 def seen_points(mesh: Mesh) -> Float[Tensor, "n 3"]:

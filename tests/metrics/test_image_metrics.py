@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from core.errors import BadImage
-from core.metrics.images import PSNR_CAP, flip, identical, mask_iou, psnr, ssim, ssim_data_range
+from core.metrics.images import (
+    PSNR_CAP,
+    flip,
+    identical,
+    mask_iou,
+    psnr,
+    psnr_of_all,
+    ssim,
+    ssim_data_range,
+    ssim_range_of_all,
+)
 
 SCORES = {"psnr": psnr, "ssim": ssim, "ssim_data_range": ssim_data_range, "flip": flip}
 
@@ -86,3 +96,18 @@ def test_masks_overlap_by_intersection_over_union():
     assert mask_iou(a, b).tolist() == pytest.approx([1 / 3, 0, 1])
     with pytest.raises(BadImage):
         mask_iou(a, b[:2])
+
+
+def test_scores_of_all_images_together_are_those_of_the_formulas():
+    target = noise(2, 3, 16, 16) * 0.5
+    made = target.clone()
+    made[0] += 0.1
+    # One mean squared error over both images, of which the second is equal: 0.01 / 2.
+    assert_close(
+        psnr_of_all(made, target), torch.tensor([-10 * math.log10(0.005)], dtype=torch.float64), atol=1e-4, rtol=0
+    )
+    faint = torch.stack([target[0] * 0.1, target[1]])
+    assert_close(ssim_range_of_all(faint, faint), torch.ones(2).double())
+    shifted = torch.stack([faint[0] + 0.02 * noise(3, 16, 16, seed=3), faint[1]])
+    alone, together = ssim_data_range(shifted, faint)[0], ssim_range_of_all(shifted, faint)[0]
+    assert together > alone + 0.01  # a faint image is judged by the range of all

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import trimesh
@@ -6,7 +8,17 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from core.errors import BadMesh
-from core.metrics.shapes import chamfer, occupied, sample_surface, volume_iou, voxel_means
+from core.metrics.shapes import (
+    chamfer,
+    f_score,
+    normal_consistency,
+    occupied,
+    sample_surface,
+    soundness,
+    squared_chamfer,
+    volume_iou,
+    voxel_means,
+)
 from core.types import Mesh
 
 
@@ -72,3 +84,47 @@ def test_overlap_of_shifted_boxes_is_the_one_of_geometry():
 def test_one_mean_point_stays_for_each_cell():
     points = torch.tensor([[0.0, 0, 0], [0.004, 0, 0], [0.1, 0, 0]])
     assert_close(voxel_means(points, 0.01), torch.tensor([[0.002, 0, 0], [0.1, 0, 0]]))
+
+
+def test_the_squared_chamfer_distance_is_a_sum_of_squares():
+    a, b = torch.zeros(3, 3), torch.tensor([[0.3, 0.0, 0.0], [0.0, 0.4, 0.0]])
+    assert squared_chamfer(a, b) == pytest.approx(0.09 + (0.09 + 0.16) / 2) == pytest.approx(squared_chamfer(b, a))
+    assert squared_chamfer(a, a) == 0
+
+
+def test_the_f_score_is_the_harmonic_mean_of_precision_and_recall():
+    truth = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [3, 0, 0]])
+    made = torch.tensor([[0.05, 0, 0], [9, 0, 0]])
+    assert f_score(made, truth, within=0.1) == pytest.approx(2 * 0.5 * 0.25 / 0.75)
+    assert f_score(truth, truth, within=0.1) == 1 and f_score(made + 50, truth, within=0.1) == 0
+
+
+def test_normals_agree_on_equal_boxes_and_differ_by_the_angle_of_a_tilt():
+    # Short of 1 by the points at an edge whose nearest one lies on the next side.
+    same, coarse = normal_consistency(box(), box()), normal_consistency(box(), box(), num_points=2000)
+    assert 0.97 < same < 1 and coarse < same
+    wound_inwards = Mesh(box().vertices, box().faces.flip(1))
+    assert normal_consistency(box(), wound_inwards) == pytest.approx(same, abs=0.005)
+    square = Mesh(torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]), torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    cos, sin = math.cos(math.radians(30)), math.sin(math.radians(30))
+    tilted = Mesh(square.vertices @ torch.tensor([[1.0, 0, 0], [0, cos, sin], [0, -sin, cos]]), square.faces)
+    assert normal_consistency(square, tilted, num_points=500) == pytest.approx(cos, abs=1e-6)
+
+
+def test_soundness_tells_closed_surfaces_and_their_number_whatever_the_vertices_are_shared():
+    closed = box()
+    open_box = Mesh(closed.vertices, closed.faces[:-1])
+    two = Mesh(torch.cat([closed.vertices, closed.vertices + 3]), torch.cat([closed.faces, closed.faces + 8]))
+    soup = Mesh(closed.vertices[closed.faces].reshape(-1, 3), torch.arange(36).view(12, 3))
+    for mesh, expected in ((closed, (True, 1)), (open_box, (False, 1)), (two, (True, 2)), (soup, (True, 1))):
+        found = soundness(mesh)
+        assert (found.watertight, found.num_components) == expected
+
+
+@pytest.mark.parametrize("measure", [soundness, lambda mesh: normal_consistency(mesh, box())])
+def test_measures_of_a_surface_refuse_an_empty_a_flat_and_a_broken_one(measure):
+    empty = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))
+    flat = Mesh(torch.zeros(3, 3), torch.tensor([[0, 1, 2]]))
+    for mesh in (empty, flat, Mesh(box().vertices * torch.nan, box().faces)):
+        with pytest.raises(BadMesh):
+            measure(mesh)

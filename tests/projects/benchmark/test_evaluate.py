@@ -9,8 +9,8 @@ import pytest
 import torch
 import trimesh
 
+import core.metrics.images as core_images
 from core.cameras.rigs import rig
-from core.config import CONF, instantiate
 from core.errors import BadConfig, BadData, BadMesh, UserError
 from core.images import read_image
 from core.mesh.export import read_mesh, write_mesh
@@ -19,7 +19,7 @@ from core.settings import composed, settings
 from core.types import Mesh
 from core.views import ViewSet, write_views
 from projects.benchmark import evaluate as program
-from projects.benchmark.evaluation import evaluate, methods_of, protocol_hash
+from projects.benchmark.evaluation import evaluate, methods_of
 from projects.benchmark.solids import (
     Shape,
     depth_points,
@@ -31,7 +31,6 @@ from projects.benchmark.solids import (
 from tests.golden_fixture import load
 
 SIZE = 64
-PROTOCOLS = sorted(path.stem for path in (CONF / "protocol").glob("*.yaml"))
 
 
 def a_view_set(folder: Path, images: torch.Tensor) -> None:
@@ -64,11 +63,11 @@ def written(folders: Path) -> dict:
     return json.loads((folders / "out" / "scores.json").read_text())
 
 
-def test_equal_views_score_the_best_and_shifted_blurred_and_constant_ones_worse(folders):
+def test_equal_views_score_the_best_and_shifted_blurred_and_smaller_ones_worse(folders):
     changes = {
         "shifted": lambda x: x.roll(3, dims=-1),
         "blurred": lambda x: torch.nn.functional.avg_pool2d(x, 5, 1, 2),
-        "constant": lambda x: torch.ones_like(x),
+        "smaller": lambda x: torch.nn.functional.pad(x[..., 8:-8, 8:-8][..., ::2, ::2], (20, 20, 20, 20)),
     }
     for name, change in changes.items():
         a_view_set(folders / name / "test-00000", change(true_images(0)))
@@ -87,12 +86,33 @@ def test_equal_views_score_the_best_and_shifted_blurred_and_constant_ones_worse(
 def test_a_constant_error_has_the_score_of_its_formula(folders):
     images = true_images(0)
     images[:, :3], images[:, 3] = 0.2, 1.0
+    images[:, :3, 20:30, 20:30] = 0.4
     brighter = images.clone()
-    brighter[:, :3] = 0.4
+    brighter[:, :3] += 0.2
     a_view_set(folders / "gt2" / "test-00000" / "target", images)
     a_view_set(folders / "pred" / "test-00000", brighter)
     summary = run(folders, f"gt={folders / 'gt2'}", f"pred={folders / 'pred'}")["summary"]["pred"]
     assert summary["PSNR (dB)"]["mean"] == pytest.approx(-20 * math.log10(0.2), abs=1e-3)
+
+
+def test_empty_and_constant_predictions_and_measures_without_a_finite_number_fail_with_their_cause(
+    folders, monkeypatch
+):
+    a_view_set(folders / "bad" / "test-00000", true_images(0) * 0)
+    a_view_set(folders / "bad" / "test-00001", torch.full((16, 4, SIZE, SIZE), 0.5))
+    a_view_set(folders / "bad" / "test-00002", true_images(2))
+    with pytest.raises(UserError, match="2 of 3 objects were not scored"):
+        run(folders, f"pred={folders / 'bad'}")
+    found = list(written(folders)["objects"]["bad"].values())
+    assert [outcome["status"] for outcome in found] == ["FAILED", "FAILED", "SCORED"]
+    assert all("nothing was predicted" in o["cause"] and not o["scores"] for o in found[:2])
+
+    broken = torch.full((16,), torch.nan)
+    monkeypatch.setattr(core_images, "structural_similarity_index_measure", lambda a, b, data_range: broken[0])
+    with pytest.raises(UserError, match=r"test-00000: FAILED: SSIM is nan: no finite number"):
+        run(folders, f"pred={folders / 'same'}")
+    found = written(folders)
+    assert found["summary"]["same"]["PSNR (dB)"] is None and found["summary"]["same"]["scored"] == "0 of 30"
 
 
 def test_what_is_missing_or_broken_is_listed_and_counted_and_the_rest_is_scored(folders):
@@ -108,6 +128,14 @@ def test_what_is_missing_or_broken_is_listed_and_counted_and_the_rest_is_scored(
     assert found["summary"]["same"]["PSNR (dB)"]["objects"] == 1
     page = (folders / "out" / "report.html").read_text()
     assert "test-00001: FAILED" in page and "test-00002: MISSING" in page
+
+
+@pytest.mark.parametrize("content", ["{broken", "7"])
+def test_a_broken_record_of_where_predictions_come_from_costs_no_score(folders, content):
+    (folders / "same" / "test-00000" / "provenance.json").write_text(content)
+    run(folders, f"pred={folders / 'same'}")
+    found = written(folders)
+    assert found["summary"]["same"]["scored"].startswith("3 of") and "unknown" in found["predictions"]["same"]
 
 
 def test_views_of_another_size_or_number_fail_without_being_resized_or_cut(folders):
@@ -133,16 +161,6 @@ def test_wrong_folders_are_one_line(folders):
     a_view_set(folders / "others" / "test-99999" / "target", true_images(0))
     with pytest.raises(BadData, match="8 objects of the protocol are not there, the first: 'test-00000'"):
         run(folders, f"gt={folders / 'others'}", "protocol=toybox_shapes", f"pred={folders / 'same'}")
-
-
-@pytest.mark.parametrize("name", PROTOCOLS)
-def test_each_protocol_builds_and_its_hash_is_of_what_decides_a_number(name):
-    typed = ["pred=x", "gt=y", f"protocol={name}"]
-    cfg = settings(program.main.program, composed(program.main.program, typed))
-    built = instantiate(cfg.protocol)
-    assert built.name == name and (built.images or built.shapes)
-    plain = {"what": "x", "size": 64, "name": "n"}
-    assert protocol_hash(plain) == protocol_hash(plain | {"what": "other words"}) != protocol_hash(plain | {"size": 32})
 
 
 def test_methods_are_named_on_the_command_line(folders, capsys):
