@@ -73,7 +73,12 @@ weights: toybox ## train the bundled weights again, in order (about 2 CPU-hours;
 	$(MAKE) eval
 	$(RUN) -m projects.syncdreamer.publish run=outputs/weights/syncdreamer_toybox scores=outputs/eval/views/scores.json
 
-eval: toybox ## measure the bundled weights on the 30 test objects again (the tables of weights/README.md)
+# make eval GSO=DIR PRED=DIR: predictions of Google Scanned Objects too, laid out as PROTOCOL says (conf/protocol/).
+GSO ?=
+PRED ?= $(GSO)
+PROTOCOL ?= syncdreamer_gso30
+
+eval: toybox ## measure the bundled weights on the 30 test objects again; with GSO=DIR PRED=DIR also predictions of scanned objects
 	$(RUN) -m projects.syncdreamer.predict +experiment=syncdreamer/toybox out=outputs/eval/syncdreamer overwrite=true
 	$(RUN) -m projects.benchmark.baselines out=outputs/eval/trivial overwrite=true
 	$(RUN) -m projects.benchmark.evaluate protocol=toybox gt=data/toybox/test out=outputs/eval/views \
@@ -81,6 +86,7 @@ eval: toybox ## measure the bundled weights on the 30 test objects again (the ta
 	$(RUN) -m projects.benchmark.reconstruct views='outputs/eval/syncdreamer/test-0000[0-7]' method=neus preset=toybox out=outputs/eval/meshes overwrite=true
 	$(RUN) -m projects.benchmark.evaluate protocol=toybox_shapes gt=data/toybox/test out=outputs/eval/shapes \
 		'pred={SyncDreamer then NeuS: outputs/eval/meshes, a sphere: outputs/eval/trivial/sphere}'
+	$(if $(GSO),$(RUN) -m projects.benchmark.evaluate protocol=$(PROTOCOL) gt='$(GSO)' pred='$(PRED)' out=outputs/eval/gso)
 
 clean: ## remove outputs, multiruns and caches
 	rm -rf outputs multirun .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -163,7 +163,7 @@ def test_every_command_of_a_readme_is_one_that_the_program_accepts(line: str):
         "projects.syncdreamer.train logger.wandb=onlinee",
         "projects.syncdreamer.train schedule.steps=-5",
         "projects.toybox.train trainer.precision=8",
-        "projects.syncdreamer.predict sample_steps=3",
+        "projects.syncdreamer.predict sample_steps=2000",
         "projects.syncdreamer.predict precision=8",
         "projects.syncdreamer.predict device=gpu",
         "projects.benchmark.reconstruct mesh.resolution=1",

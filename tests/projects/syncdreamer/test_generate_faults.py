@@ -27,7 +27,7 @@ from tests.projects.syncdreamer.generating import BUNDLED, FAST, ROOT, a_picture
         ("lr_ratee=1", ["lr_ratee"]),
         ("cfg_scal=1", ["cfg_scale"]),
         ("trainer.max_steps=3", ["trainer"]),
-        ("sample_steps=30", ["30", "use"]),
+        ("sample_steps=2000", ["2000", "use"]),
         ("sample_num=0", ["sample_num=0"]),
         ("batch_view_num=-1", ["batch_view_num=-1"]),
         ("elevation=120", ["elevation=120"]),
@@ -50,7 +50,7 @@ def test_a_wrong_setting_is_refused_with_what_would_be_right(argument, words, tm
     assert not (tmp_path / "out" / "results.jsonl").exists()  # no picture is blamed
 
 
-WRONG = ["precision=8", "crop_size=100", "mask=whyte", "sample_steps=30", "num_views=17", "sampler=plms", "eta=2"]
+WRONG = ["precision=8", "crop_size=100", "mask=whyte", "sample_steps=2000", "num_views=17", "sampler=plms", "eta=2"]
 
 
 def test_wrong_values_are_told_before_torch_loads():
@@ -164,7 +164,9 @@ def start_and_wait_for_sampling(tmp_path, out):
     return process
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_in_the_middle_leaves_nothing_temporary_or_half_written(signum, code, tmp_path):
     out = tmp_path / "out"
     process = start_and_wait_for_sampling(tmp_path, out)
@@ -176,6 +178,7 @@ def test_a_signal_in_the_middle_leaves_nothing_temporary_or_half_written(signum,
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_memory_that_is_announced_is_about_what_the_run_takes(tmp_path):
     a_picture().save(tmp_path / "a.png")
     program = """

@@ -272,7 +272,7 @@ def predict(tmp_path, argument):
 
 @pytest.mark.parametrize(
     "argument",
-    ["input_view=16", "input_view=-1", "objects_per_batch=0", "num_objects=0", "sample_steps=30", "sample_steps=0",
+    ["input_view=16", "input_view=-1", "objects_per_batch=0", "num_objects=0", "sample_steps=2000", "sample_steps=0",
      "batch_view_num=0", "eta=2", "cfg_scale=-1", "precision=8"],
 )  # fmt: skip
 def test_a_prediction_refuses_wrong_settings_before_it_reads_anything(argument, tmp_path):
