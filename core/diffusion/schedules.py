@@ -31,7 +31,7 @@ class NoiseSchedule(nn.Module):
         super().__init__()
         betas = scaled_linear_betas(start, end, num_timesteps)
         alphas_cumprod = torch.cumprod(1 - betas, dim=0)
-        before = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod.double()[:-1]])
+        before = torch.cat([alphas_cumprod.new_ones(1).double(), alphas_cumprod.double()[:-1]])
         variance = betas.double() * (1 - before) / (1 - alphas_cumprod.double())
         buffers = {
             "betas": betas,

@@ -77,13 +77,15 @@ def metric_of(column: str) -> Metric:
 
 def laid_out(rows: Rows) -> tuple[list[str], dict[str, list[tuple[str, bool]]]]:
     """A table's column titles, and per row each cell's text and whether it is the best of its column."""
+    titles = []
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     cells: dict[str, list[tuple[str, bool]]] = {name: [] for name in rows}
     for column in columns:
         metric, values = metric_of(column), [row.get(column) for row in rows.values()]
+        titles.append(f"{column} {metric.arrow}" if any(_number(value) is not None for value in values) else column)
         for name, value, best in zip(rows, values, metric.best(values), strict=True):
             cells[name].append((metric.text(value), best))
-    return [f"{column} {metric_of(column).arrow}" for column in columns], cells
+    return titles, cells
 
 
 def table(rows: Rows) -> str:
