@@ -12,7 +12,7 @@ from core.models.bundled import WEIGHTS
 from projects.syncdreamer import estimate, generate, pipeline
 
 ROOT = Path(__file__).resolve().parents[3]
-FAST = ["+experiment=syncdreamer/toybox", "sample_steps=2", "sample_num=1", "device=cpu"]
+FAST = ["+experiment=syncdreamer/toybox", "sample_steps=1", "sample_num=1", "device=cpu"]
 BUNDLED = WEIGHTS / "syncdreamer_toybox" / "model.safetensors"
 
 

@@ -194,6 +194,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform ==
     assert 0.5 < announced / (int(done.stdout.split()[-1]) / 2**30) < 2
 
 
+@pytest.mark.slow
 def test_the_published_size_is_estimated_without_weights_and_by_batch_and_precision():
     model = plain(settings(generate.main.program, composed(generate.main.program, ["input=x"])).model)
     estimates = {
