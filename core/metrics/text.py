@@ -1,7 +1,7 @@
 """How well images fit their captions, from CLIP's features: CLIP score (Hessel et al. 2021) and CLIP-R.
 
-Numbers are as Bootstrap3D's evaluation prints them: the score is the plain cosine (about 0.25 for a good pair, neither
-multiplied by 100 nor clipped), retrieval is a fraction.
+As in Bootstrap3D's evaluation the score is the plain cosine (about 0.25 for a good pair, neither multiplied by 100 nor
+clipped). Retrieval is a fraction here, where its script prints percent.
 """
 
 import torch.nn.functional as F
