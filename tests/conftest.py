@@ -18,6 +18,12 @@ settings.register_profile("turntable", deadline=None, derandomize=True, max_exam
 settings.load_profile("turntable")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their parameter alone: an archive carries the second it was made in, and every worker of
+    `-n` must give a test the same name."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked `gpu` where there is none, asking torch only if there are such tests."""
     for_gpu = [item for item in items if item.get_closest_marker("gpu")]
