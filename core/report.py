@@ -8,8 +8,8 @@ import base64
 import html
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.errors import BadMesh
 from core.files import atomic_file
 from core.images import encode_png
+from core.mesh.thin import thin
 from core.metrics.summary import Rows, laid_out
 from core.types import Mesh
 
@@ -29,22 +29,33 @@ MARK = ' class="best"'
 
 
 @dataclass(frozen=True)
+class Model:
+    """A 3D result.
+
+    Args:
+        video: an .mp4 file that turns around it; shown where the browser has no WebGL, or where no mesh is.
+    """
+
+    mesh: Mesh | None = None
+    video: str | Path | None = None
+
+
+@dataclass(frozen=True)
 class ReportItem:
     """One object: what is there is shown.
 
     Args:
-        views: generated views, [V, 3 or 4, H, W] in [0, 1].
-        truth: the true views in the same order.
+        views: by whose they are (a method, the truth), [V, 3 or 4, H, W] in [0, 1]; view by view they stand together.
         source: the input image.
-        video: an .mp4 file that turns around the result; shown where the browser has no WebGL, or where no mesh is.
+        models: by whose they are.
+        scores: row name -> column name -> value, of this object alone.
     """
 
     name: str
-    views: Float[Tensor, "num_views channels height width"]
-    truth: Float[Tensor, "num_views _ _ _"] | None = None
+    views: Mapping[str, Float[Tensor, "num_views channels height width"]] = field(default_factory=dict)
     source: Float[Tensor, "_ _ _"] | None = None
-    mesh: Mesh | None = None
-    video: str | Path | None = None
+    models: Mapping[str, Model] = field(default_factory=dict)
+    scores: Rows | None = None
     caption: str = ""
 
 
@@ -61,15 +72,18 @@ def write_report(
 
     Args:
         metrics: row name -> column name -> value. The best number of a column is set bold; which that is, and how many
-            digits are shown, `core.metrics.summary` says of each metric.
+            digits are shown, `core.metrics.summary` says of each metric. Of several items it stands first.
         provenance: nested mappings are written as dotted names; `config` goes into a part that unfolds.
         summary: a sentence or two under the title.
     """
+    canvases = iter(range(MAX_VIEWERS))
+    parts = ["\n".join(_item(item, canvases) for item in items)]
+    if metrics:
+        parts.insert(0 if len(items) != 1 else 1, f"<h2>Metrics</h2>{_table(metrics)}")
     slots = {
         "title": html.escape(title),
         "summary": f'<p class="soft">{html.escape(summary)}</p>' if summary else "",
-        "items": "\n".join(_item(item, viewer=index < MAX_VIEWERS) for index, item in enumerate(items)),
-        "metrics": _metrics(metrics) if metrics else "",
+        "parts": "\n".join(parts),
         "provenance": _provenance(provenance) if provenance else "",
     }
     template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
@@ -78,44 +92,56 @@ def write_report(
         temporary.write_text(page, encoding="utf-8", errors="replace")
 
 
-def _item(item: ReportItem, *, viewer: bool) -> str:
+def _item(item: ReportItem, canvases: Iterator[int]) -> str:
+    """`canvases` yields as long as the page may have one more mesh viewer."""
     cards = []
     if item.source is not None:
         cards.append(f'<h3>Input</h3><div class="stage">{_image(item.source, "input image")}</div>')
-    cards.append(_spin(item))
-    if item.mesh is not None and viewer:
-        cards.append(_viewer(item.mesh, item.video))
-    elif item.video is not None:
-        cards.append(f'<h3>Turntable</h3><div class="stage">{_video(item.video)}</div>')
+    if item.views:
+        cards.append(_spin(list(item.views)))
+    for name, model in item.models.items():
+        whose = f" · {html.escape(name)}" if name else ""
+        if model.mesh is not None and next(canvases, None) is not None:
+            cards.append(_viewer(model.mesh, model.video, whose))
+        elif model.video is not None:
+            cards.append(f'<h3>Turntable{whose}</h3><div class="stage">{_video(model.video)}</div>')
     stages = "\n".join(f'<div class="card">{card}</div>' for card in cards)
     caption = f'<p class="soft">{html.escape(item.caption)}</p>' if item.caption else ""
-    return f'<h2>{html.escape(item.name)}</h2>{caption}<div class="stages">{stages}</div>{_grid(item)}'
-
-
-def _spin(item: ReportItem) -> str:
-    stacks = [("generated", item.views)] + ([("truth", item.truth)] if item.truth is not None else [])
-    figures = "".join(
-        f'<figure><div class="stage stack">{"".join(_image(view, f"{name} view") for view in images)}</div>'
-        f"<figcaption>{name}</figcaption></figure>"
-        for name, images in stacks
+    scores = _table(item.scores) if item.scores else ""
+    return (
+        f'<section><h2>{html.escape(item.name)}</h2>{caption}{scores}<div class="stages">{stages}</div>'
+        f"{_grid(item.views)}</section>"
     )
-    shape = "pair" if len(stacks) > 1 else ""
-    slider = f'<input type="range" min="0" max="{len(item.views) - 1}" value="0" aria-label="view"><output></output>'
+
+
+def _spin(names: Sequence[str]) -> str:
+    """Empty stages; the page's script turns the pictures of the grid below in them."""
+    figures = "".join(
+        f'<figure><div class="stage stack"></div><figcaption>{html.escape(name)}</figcaption></figure>'
+        for name in names
+    )
+    shape = "pair" if len(names) > 1 else ""
+    slider = '<input type="range" min="0" max="0" value="0" aria-label="view"><output></output>'
     return f'<h3>Views</h3><div class="spin"><div class="{shape}">{figures}</div><div class="bar">{slider}</div></div>'
 
 
-def _grid(item: ReportItem) -> str:
-    """All views; below each, where there is one, the truth."""
+def _grid(views: Mapping[str, Tensor]) -> str:
+    """All views, below each other those of one number."""
+    if not views:
+        return ""
+    most = max(len(images) for images in views.values())
     figures = []
-    for index, view in enumerate(item.views):
-        truth = _image(item.truth[index], f"true view {index}") if item.truth is not None else ""
-        figures.append(f"<figure>{_image(view, f'view {index}')}{truth}<figcaption>{index}</figcaption></figure>")
-    what = "above: generated, below: the truth" if item.truth is not None else "as generated"
-    legend = f'<p class="legend">All {len(item.views)} views ({what})</p>'
-    return f'{legend}<div class="views">{"".join(figures)}</div>'
+    for index in range(most):
+        shown = "".join(
+            _image(images[index], f"{name}, view {index}") if index < len(images) else '<span class="none"></span>'
+            for name, images in views.items()
+        )
+        figures.append(f"<figure>{shown}<figcaption>{index}</figcaption></figure>")
+    order = f" (from the top: {html.escape(', '.join(views))})" if len(views) > 1 else ""
+    return f'<p class="legend">All {most} views{order}</p><div class="views">{"".join(figures)}</div>'
 
 
-def _viewer(mesh: Mesh, video: str | Path | None) -> str:
+def _viewer(mesh: Mesh, video: str | Path | None, whose: str) -> str:
     thinned = thin(mesh, MAX_FACES)
     low, high = thinned.vertices.amin(dim=0), thinned.vertices.amax(dim=0)
     scaled = (thinned.vertices - low) / (high - low).clamp(min=1e-9)
@@ -135,44 +161,22 @@ def _viewer(mesh: Mesh, video: str | Path | None) -> str:
     )
     fallback = _video(video, hidden=True) if video is not None else ""
     return (
-        f'<div class="mesh"><h3>Mesh</h3><div class="stage"><canvas tabindex="0" aria-label="mesh; drag to turn">'
-        f"</canvas>{fallback}</div>"
+        f'<div class="mesh"><h3>Mesh{whose}</h3><div class="stage">'
+        f'<canvas tabindex="0" aria-label="mesh; drag to turn"></canvas>{fallback}</div>'
         f'<div class="bar">{modes}<span>drag to turn, wheel to zoom; {size}</span></div>'
         f'<script type="application/json">{json.dumps(data)}</script></div>'
     )
 
 
-def thin(mesh: Mesh, max_faces: int) -> Mesh:
-    """A coarser copy of a mesh with at most `max_faces` faces: vertices in one cell of a grid become their mean."""
-    if len(mesh.faces) == 0 or not torch.isfinite(mesh.vertices).all():
-        raise BadMesh(f"cannot show a mesh with {len(mesh.faces)} faces, or with NaN vertices")
-    colors = None if mesh.colors is None else mesh.colors.detach().cpu()
-    mesh = Mesh(mesh.vertices.detach().cpu(), mesh.faces.cpu(), colors)
-    result, cells = mesh, 512
-    low, side = mesh.vertices.amin(dim=0), (mesh.vertices.amax(dim=0) - mesh.vertices.amin(dim=0)).max()
-    while len(result.faces) > max_faces:
-        cell = ((mesh.vertices - low) / side.clamp(min=1e-9) * cells).floor().long()
-        _, group, counts = torch.unique(cell, dim=0, return_inverse=True, return_counts=True)
-
-        def mean(values: Tensor, group: Tensor = group, counts: Tensor = counts) -> Tensor:
-            return values.new_zeros(len(counts), 3).index_add_(0, group, values) / counts[:, None]
-
-        faces = group[mesh.faces]
-        whole = (faces != faces.roll(1, dims=1)).all(dim=1)
-        means = mean(mesh.vertices), None if mesh.colors is None else mean(mesh.colors)
-        result, cells = Mesh(means[0], faces[whole], means[1]), cells * 3 // 4
-    return result
-
-
-def _metrics(metrics: Rows) -> str:
-    titles, cells = laid_out(metrics)
+def _table(rows: Rows) -> str:
+    titles, cells = laid_out(rows)
     body = ""
     for name, row in cells.items():
         values = "".join(f"<td{MARK if best else ''}>{html.escape(text)}</td>" for text, best in row)
         body += f"<tr><td>{html.escape(name)}</td>{values}</tr>"
     head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
     table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<h2>Metrics</h2><div class="card scroll">{table}</div>'
+    return f'<div class="card scroll">{table}</div>'
 
 
 def _provenance(provenance: Mapping[str, Any]) -> str:

@@ -70,7 +70,7 @@ def write(out: Path, truth: Path, photo: Path, best: Path, input_view: int) -> N
     from core.metrics.images import flip, psnr, ssim
     from core.metrics.shapes import chamfer, sample_surface
     from core.metrics.summary import CHAMFER, FLIP, PSNR, SSIM
-    from core.report import ReportItem, write_report
+    from core.report import Model, ReportItem, write_report
     from core.views import read_views
 
     made, true = read_views(best), read_views(truth / "target")
@@ -96,8 +96,8 @@ def write(out: Path, truth: Path, photo: Path, best: Path, input_view: int) -> N
     }
     film = out / "asset" / json.loads((out / "asset" / "asset.json").read_text())["turntable"]["file"]
     item = ReportItem(
-        name=truth.name, views=made_rgb, truth=true_rgb, source=image, mesh=mesh,
-        video=film if film.suffix == ".mp4" else None,
+        name=truth.name, views={"generated": made_rgb, "truth": true_rgb}, source=image,
+        models={"": Model(mesh, film if film.suffix == ".mp4" else None)},
         caption=(truth / "caption.txt").read_text(encoding="utf-8").strip(),
     )  # fmt: skip
     write_report(

@@ -7,7 +7,8 @@ import torch
 import trimesh
 
 from core.errors import BadMesh, BadOutput
-from core.report import ReportItem, thin, write_report
+from core.mesh.thin import thin
+from core.report import Model, ReportItem, write_report
 from core.types import Mesh
 
 
@@ -19,8 +20,8 @@ def ball(subdivisions: int = 2) -> Mesh:
 
 def item(**changes) -> ReportItem:
     views = torch.rand(4, 3, 8, 8)
-    given = {"truth": views, "source": torch.rand(4, 8, 8), "mesh": ball()}
-    return ReportItem(**({"name": "<ball & co>", "views": views} | given | changes))
+    given = {"source": torch.rand(4, 8, 8), "models": {"": Model(ball())}}
+    return ReportItem(**({"name": "<ball & co>", "views": {"mine": views, "truth": views}} | given | changes))
 
 
 def page(tmp_path, *items: ReportItem, **options) -> str:
@@ -30,10 +31,10 @@ def page(tmp_path, *items: ReportItem, **options) -> str:
 
 def test_the_page_is_self_contained(tmp_path):
     (tmp_path / "turn.mp4").write_bytes(b"not really a video")
-    text = page(tmp_path, item(video=tmp_path / "turn.mp4"))
+    text = page(tmp_path, item(models={"": Model(ball(), tmp_path / "turn.mp4")}))
     assert "http://" not in text and "https://" not in text and "{{" not in text
     assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]*)"', text))
-    assert text.count("data:image/png") == 1 + 2 * 8 and base64.b64encode(b"not really a video").decode() in text
+    assert text.count("data:image/png") == 1 + 2 * 4 and base64.b64encode(b"not really a video").decode() in text
 
 
 def test_names_and_values_cannot_break_out_of_the_page(tmp_path):
@@ -61,7 +62,7 @@ def test_a_large_mesh_is_thinned_and_keeps_its_shape():
 
 def test_an_empty_mesh_is_refused_and_leaves_no_page(tmp_path):
     with pytest.raises(BadMesh):
-        page(tmp_path, item(mesh=Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))))
+        page(tmp_path, item(models={"": Model(Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64)))}))
     assert not list(tmp_path.iterdir())
 
 
@@ -72,8 +73,23 @@ def test_the_best_of_each_column_is_marked(tmp_path):
     assert "PSNR ↑" in text and "FLIP ↓" in text and ">none<" in text and ">–<" in text
 
 
+def test_each_object_has_its_own_scores_and_the_rows_of_all_methods(tmp_path):
+    scores = {"a": {"status": "SCORED", "PSNR": 20.0}, "b": {"status": "FAILED: no picture", "PSNR": None}}
+    short = {"a": torch.rand(3, 3, 8, 8), "truth": torch.rand(4, 3, 8, 8)}
+    text = page(tmp_path, item(views=short, scores=scores), item(scores=scores), metrics={"a": {"PSNR": 20.0}})
+    assert text.count("FAILED: no picture") == 2 and text.index("Metrics</h2>") < text.index("<section>")
+    assert "from the top: a, truth" in text and text.count('class="none"') == 1
+
+
+def test_a_page_has_no_more_viewers_than_a_browser_can_draw(tmp_path):
+    (tmp_path / "turn.mp4").write_bytes(b"film")
+    many = [item(models={"a": Model(ball()), "b": Model(ball(), tmp_path / "turn.mp4")}) for _ in range(5)]
+    text = page(tmp_path, *many)
+    assert text.count("<canvas") == 8 and text.count("<video") == 5
+
+
 def test_what_is_missing_is_left_out(tmp_path):
-    text = page(tmp_path, item(truth=None, source=None, mesh=None))
+    text = page(tmp_path, item(views={"mine": torch.rand(4, 3, 8, 8)}, source=None, models={}))
     assert "truth" not in text.split("<main>")[1].split("</main>")[0] and "<canvas" not in text
 
 

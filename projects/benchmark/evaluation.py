@@ -6,36 +6,33 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from core.config import instantiate
-from core.errors import BadConfig, UserError
+from core.errors import BadConfig, BadOutput, UserError
 from core.files import atomic_file
-from core.images import contact_sheet, write_image
+from core.images import write_image
 from core.metrics.summary import mean_and_interval, table
 from core.progress import console, progress_bar
 from core.provenance import provenance
-from core.report import ReportItem, write_report
 from core.views import PROVENANCE
-from projects.benchmark.pairing import pair
-from projects.benchmark.pictures import read
+from projects.benchmark.page import items, overview, write_page
 from projects.benchmark.protocol import Protocol, protocol_hash
 from projects.benchmark.scoring import Outcome, Scorer, weights_of
-
-MOST_SHOWN = 60  # objects on the page; more would make it too heavy to open
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """The program behind `python -m projects.benchmark.evaluate`; returns what it wrote to scores.json.
 
-    Raises a UserError, after everything is written, if an object of any method was not scored.
+    Raises a UserError, after everything is written, if an object of any method was not scored, or if the truth holds
+    another number of objects than the protocol has.
     """
     protocol, gt, out = instantiate(cfg.protocol), Path(cfg.gt), Path(cfg.out)
+    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    chosen = settings["protocol"]
     methods = methods_of(cfg.pred)
     check_there(methods)
+    refuse_another_tables_place(out, protocol_hash(chosen), overwrite=cfg.overwrite)
     names = protocol.names(gt)
     scorer = Scorer(protocol, gt, names)
     outcomes: dict[str, dict[str, Outcome]] = {method: {} for method in methods}
@@ -45,31 +42,67 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             for name in names:
                 outcomes[method][name] = scorer.score(name, pred)
                 bar.advance(task)
-    rows = {method: row(protocol, per_object) for method, per_object in outcomes.items()}
-    chosen = OmegaConf.to_container(cfg.protocol, resolve=True)
-    assert isinstance(chosen, dict)
-    result = {
+    wanted = protocol.num_objects or len(names)
+    lacking, failed = uncounted(protocol, names, methods, gt), gaps(outcomes)
+    result: dict[str, Any] = {
         "protocol": {"hash": protocol_hash(chosen), "settings": chosen},
         "weights": weights_of(protocol),
         "gt": str(gt),
         "predictions": {method: origin(protocol, method, pred, names) for method, pred in methods.items()},
-        "summary": rows,
+        "summary": summary(protocol.columns, outcomes, wanted),
+        "not_scored": lacking + failed,
         "objects": {method: {name: asdict(o) for name, o in found.items()} for method, found in outcomes.items()},
-        "provenance": provenance(OmegaConf.to_container(cfg, resolve=True), seed=cfg.seed),
+        "provenance": provenance(settings, seed=cfg.seed),
     }
-    with atomic_file(out / "scores.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    with atomic_file(out / "table.md") as temporary:
-        temporary.write_text(table(rows), encoding="utf-8")
-    shown = beside_truth(protocol, names, methods, gt, result)
-    write_page(out / "report.html", protocol, shown, result)
-    if shown:
-        write_image(out / "overview.png", overview(shown))
-    console.print(table(rows), markup=False)
+    write(out, protocol, names, methods, gt, result)
+    console.print(table(result["summary"]), markup=False)
     short_hash = result["protocol"]["hash"][:12]
     console.print(f"protocol {protocol.name}, hash {short_hash}; {out / 'report.html'}", markup=False)
-    refuse_gaps(outcomes, out)
+    for line in result["not_scored"]:
+        console.print(line, markup=False)
+    if failed:
+        count = f"{len(failed)} of {len(names) * len(methods)}"
+        raise UserError(f"{count} objects were not scored (listed in {out / 'scores.json'}), the first: {failed[0]}")
+    if lacking:
+        raise UserError(lacking[0])
     return result
+
+
+def write(
+    out: Path,
+    protocol: Protocol,
+    names: Sequence[str],
+    methods: Mapping[str, Path],
+    gt: Path,
+    result: Mapping[str, Any],
+) -> None:
+    """scores.json, table.md, report.html and overview.png; the scores last, so that they tell the rest is there."""
+    shown = items(protocol, names, methods, gt, result)
+    for old in ("scores.json", "overview.png"):
+        (out / old).unlink(missing_ok=True)
+    with atomic_file(out / "table.md") as temporary:
+        temporary.write_text(table(result["summary"]), encoding="utf-8")
+    write_page(out / "report.html", protocol, shown, result)
+    if any(item.views for item in shown):
+        write_image(out / "overview.png", overview(shown))
+    with atomic_file(out / "scores.json") as temporary:
+        temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def refuse_another_tables_place(out: Path, wanted_hash: str, *, overwrite: bool) -> None:
+    """BadOutput where scores of another protocol lie: they would be lost without having been asked for."""
+    path = out / "scores.json"
+    if overwrite or not path.is_file():
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))["protocol"]
+        found, name = there["hash"], there["settings"]["name"]
+    except (OSError, ValueError, LookupError, TypeError):
+        found, name = None, "unknown"
+    if found != wanted_hash:
+        raise BadOutput(
+            f"{str(path)!r} holds scores of other settings (protocol {name}); choose another out= or set overwrite=true"
+        )
 
 
 def origin(protocol: Protocol, method: str, pred: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -102,89 +135,41 @@ def check_there(methods: Mapping[str, Path]) -> None:
             raise BadConfig(f"pred: no folder {str(folder)!r} (of {name}); give the folder that holds its objects")
 
 
-def row(protocol: Protocol, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """A method's line in the table: how many objects were scored of how many, then the means over those."""
-    scored = [outcome for outcome in outcomes.values() if outcome.status == "SCORED"]
-    wanted = protocol.num_objects or len(outcomes)
-    line: dict[str, Any] = {"scored": f"{len(scored)} of {wanted}"}
-    for column in protocol.columns:
-        line[column] = mean_and_interval([outcome.scores[column] for outcome in scored]) if scored else None
-    return line
+def summary(
+    columns: Sequence[str], outcomes: Mapping[str, Mapping[str, Outcome]], wanted: int
+) -> dict[str, dict[str, Any]]:
+    """The table: per method how many objects were scored of how many, then the means over those."""
+    scored = {method: [o for o in found.values() if o.status == "SCORED"] for method, found in outcomes.items()}
+    equal = {method: sum(outcome.identical for outcome in found) for method, found in scored.items()}
+    rows: dict[str, dict[str, Any]] = {}
+    for method, found in scored.items():
+        rows[method] = {"scored": f"{len(found)} of {wanted}"}
+        for column in columns:
+            values = [outcome.scores[column] for outcome in found]
+            rows[method][column] = mean_and_interval(values, of=wanted) if values else None
+        if any(equal.values()):  # their PSNR is a cap, not a measurement, and it lifts the mean
+            rows[method]["identical to the truth"] = f"{equal[method]} views"
+    return rows
 
 
-def refuse_gaps(outcomes: Mapping[str, Mapping[str, Outcome]], out: Path) -> None:
-    """One line about all objects that were not scored, with the first one's cause."""
-    gaps = [(m, n, o) for m, found in outcomes.items() for n, o in found.items() if o.status != "SCORED"]
-    for method, name, outcome in gaps:
-        console.print(f"{method}, {name}: {outcome.status}: {outcome.cause}", markup=False)
-    if gaps:
-        _, name, first = gaps[0]
-        total = sum(len(found) for found in outcomes.values())
-        raise UserError(
-            f"{len(gaps)} of {total} objects were not scored (listed in {out / 'scores.json'}); the first: {name}: "
-            f"{first.status}: {first.cause}"
-        )
-
-
-def beside_truth(
-    protocol: Protocol, names: Sequence[str], methods: Mapping[str, Path], gt: Path, result: Mapping[str, Any]
-) -> list[ReportItem]:
-    """The first method's scored objects with the truth and the view that was given, as far as views are compared."""
-    first, pred = next(iter(methods.items()))
-    items = []
-    for name in names[:MOST_SHOWN] if protocol.compares_views else []:
-        if result["objects"][first][name]["status"] != "SCORED":
-            continue
-        scores = result["objects"][first][name]["scores"]
-        folder = protocol.prediction.path(pred, "views", name)
-        made, true = pair(protocol, name, pred, gt)
-        items.append(
-            ReportItem(
-                name=name,
-                views=made.images,
-                truth=true.images,
-                source=given_view(protocol, name, gt),
-                video=folder / "turntable.mp4" if (folder / "turntable.mp4").is_file() else None,
-                caption=", ".join(f"{column} {value:.4g}" for column, value in scores.items()),
-            )
-        )
-    return items
-
-
-def given_view(protocol: Protocol, name: str, gt: Path) -> Float[Tensor, "3 h w"] | None:
-    """The view that a method was given of an object, where the protocol names one of the true views."""
-    number = protocol.input_of(name, gt)
-    if number is None:
-        return None
-    true = read(protocol.truth, protocol.truth.path(gt, "views", name), protocol, number)
-    return true.images[list(true.numbers).index(number)] if number in true.numbers else None
-
-
-def overview(items: Sequence[ReportItem], columns: int = 8) -> Float[Tensor, "3 h w"]:
-    """Per object a row of true views above one of predicted views, evenly chosen."""
-    rows = []
-    for item in items:
-        assert item.truth is not None
-        chosen = torch.linspace(0, len(item.views), columns + 1)[:columns].long()
-        rows += [item.truth[chosen], item.views[chosen]]
-    return contact_sheet(torch.cat(rows), columns)
-
-
-def write_page(path: Path, protocol: Protocol, items: Sequence[ReportItem], result: Mapping[str, Any]) -> None:
-    """The table, what was not scored and why, and the objects in `items`."""
-    methods = list(result["objects"])
-    gaps = [
-        f"{method}, {name}: {outcome['status']} ({outcome['cause']})"
-        for method, found in result["objects"].items()
+def gaps(outcomes: Mapping[str, Mapping[str, Outcome]]) -> list[str]:
+    """A line for each object of each method that was not scored, with its cause."""
+    return [
+        f"{method}, {name}: {outcome.status}: {outcome.cause}"
+        for method, found in outcomes.items()
         for name, outcome in found.items()
-        if outcome["status"] != "SCORED"
+        if outcome.status != "SCORED"
     ]
-    missing = f" Not scored: {'; '.join(gaps)}." if gaps else ""
-    write_report(
-        path,
-        title=f"{', '.join(methods)}: {protocol.name}",
-        summary=f"{protocol.what} Below: {methods[0]} beside the truth.{missing}",
-        items=items,
-        metrics=result["summary"],
-        provenance={"protocol": result["protocol"], **result["provenance"]},
-    )
+
+
+def uncounted(protocol: Protocol, names: Sequence[str], methods: Mapping[str, Path], gt: Path) -> list[str]:
+    """A line where the truth holds another number of objects than the protocol has, with those known by name."""
+    if protocol.num_objects is None or len(names) == protocol.num_objects:
+        return []
+    predicted = {name for pred in methods.values() for name in protocol.prediction.objects(pred)}
+    lacking = sorted(predicted - set(names))
+    known = f" (predicted, but not there: {', '.join(lacking)})" if lacking else ""
+    return [
+        f"the truth {str(gt)!r} has {len(names)} objects, protocol {protocol.name} has {protocol.num_objects}{known}; "
+        f"give all of them, or set protocol.num_objects={len(names)} for a table of your own"
+    ]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.errors import BadData, BadMesh, BadOutput, MissingWeights, UserError
 from core.mesh.export import read_mesh
+from core.metrics.images import identical
 from core.views import TRANSFORMS, read_views
 from projects.benchmark.layout import azimuth
 from projects.benchmark.pairing import pair, single
@@ -23,13 +24,21 @@ from projects.benchmark.solids import Shape
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one object: its scores per column, per view where a measure is one of views, and notes on them."""
+    """What came of one object.
+
+    Args:
+        scores: per column.
+        per_view: per column, where a measure is one of views.
+        notes: per column, where there is something to say about its score.
+        identical: how many views equal the truth bit for bit: their PSNR is a cap, not a measurement.
+    """
 
     status: Literal["SCORED", "FAILED", "MISSING"]
     cause: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     per_view: dict[str, list[float]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    identical: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class Scorer:
             if not path.exists():
                 return Outcome("MISSING", f"no {str(path)!r}")
         try:
-            per_view = self._view_scores(name, pred)
+            per_view, equal = self._view_scores(name, pred)
             scores = {column: sum(values) / len(values) for column, values in per_view.items() if values}
             scores |= self._shape_scores(name, pred)
         except (BadOutput, MissingWeights):
@@ -64,15 +73,17 @@ class Scorer:
             found = ", ".join(f"{column} is {scores.get(column, 'without a value')}" for column in lacking)
             return Outcome("FAILED", f"{found}: no finite number", per_view=per_view)
         notes = {column: note for column, m in self.protocol.alone.items() if (note := getattr(m, "note", ""))}
-        return Outcome("SCORED", "", scores, per_view, notes)
+        return Outcome("SCORED", "", scores, per_view, notes, equal)
 
-    def _view_scores(self, name: str, pred: Path) -> dict[str, list[float]]:
-        """Per column, each view's score (one, where a measure takes all views together)."""
+    def _view_scores(self, name: str, pred: Path) -> tuple[dict[str, list[float]], int]:
+        """Per column, each view's score (one, where a measure takes all together); and how many equal the truth."""
         protocol = self.protocol
         found: dict[str, list[float]] = {}
         made: Pictures | None = None
+        equal = 0
         if protocol.compares_views:
             made, true = pair(protocol, name, pred, self.gt)
+            equal = int(identical(made.images, true.images).sum())
             found |= {column: numbers(measure(made.images, true.images)) for column, measure in protocol.images.items()}
             found |= {column: numbers(measure(made.masks, true.masks)) for column, measure in protocol.masks.items()}
         if protocol.alone:
@@ -83,7 +94,7 @@ class Scorer:
             place = list(self.names).index(name)
             for column, measure in protocol.texts.items():
                 found[column] = numbers(measure(shown.images, place, self.captions))
-        return found
+        return found, equal
 
     def _shape_scores(self, name: str, pred: Path) -> dict[str, float]:
         """Per column, the mesh's score."""

@@ -13,7 +13,14 @@ def test_a_column_is_known_by_a_word_of_its_name():
     )
     assert metric_of("cpu_seconds_per_object").lower_is_better and metric_of("pixel errors").lower_is_better
     assert metric_of("SSIM of the data range") is SSIM
-    assert not metric_of("previous").lower_is_better and metric_of("previous").digits is None
+    assert metric_of("CD") is CHAMFER and metric_of("MAE").lower_is_better and metric_of("RMSE").lower_is_better
+    higher = ("F-score", "CLIP-R (top 1)", "CLIP of neighbours", "COLMAP points", "SIFT matches", "normals", "mask IoU")
+    assert all(metric_of(column).lower_is_better is False for column in higher)
+
+
+def test_of_an_unknown_column_nobody_says_which_values_are_better():
+    rows = {"a": {"previous": 1.0, "CDF": 2.0}, "b": {"previous": 2.0, "CDF": 1.0}}
+    assert table(rows).splitlines() == ["| | previous | CDF |", "|---|---|---|", "| a | 1 | 2 |", "| b | 2 | 1 |"]
 
 
 def test_the_table_has_the_best_of_each_column_in_bold_and_as_many_digits_as_count():
@@ -48,7 +55,20 @@ def test_the_interval_contains_the_mean_and_narrows_with_objects():
     assert many["high"] - many["low"] == pytest.approx(2 * 1.96 * np.std(values) / 20, rel=0.1)
     assert few["high"] - few["low"] > 2 * (many["high"] - many["low"])
     assert mean_and_interval(values) == many
-    assert mean_and_interval([3.0]) == {"mean": 3.0, "low": 3.0, "high": 3.0, "objects": 1}
+
+
+def test_one_object_has_no_interval():
+    assert mean_and_interval([3.0]) == {"mean": 3.0, "objects": 1}
+    assert PSNR.text(mean_and_interval([3.0])) == "3.00" and PSNR.text(mean_and_interval([3.0, 3.0])).endswith("3.00]")
+
+
+def test_a_mean_over_some_of_the_objects_is_not_compared_with_means_over_all():
+    whole, other = mean_and_interval([10.0, 12.0], of=2), mean_and_interval([9.0, 9.0], of=2)
+    part, small = mean_and_interval([20.0], of=2), mean_and_interval([1.0], of=2)
+    assert PSNR.best([whole, other, part]) == [True, False, False]
+    assert FLIP.best([whole, other, small]) == [False, True, False]
+    assert PSNR.best([whole, part]) == [False, False] and PSNR.best([part, small]) == [False, False]
+    assert PSNR.best([whole, None]) == [True, False]
 
 
 def test_a_mean_over_nothing_is_refused():

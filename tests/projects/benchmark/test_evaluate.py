@@ -11,7 +11,7 @@ import trimesh
 
 import core.metrics.images as core_images
 from core.cameras.rigs import rig
-from core.errors import BadConfig, BadData, BadMesh, UserError
+from core.errors import BadConfig, BadData, BadMesh, BadOutput, UserError
 from core.images import read_image
 from core.mesh.export import read_mesh, write_mesh
 from core.mesh.place import turned, unit_cube
@@ -54,7 +54,10 @@ def folders(tmp_path: Path) -> Path:
 
 
 def run(folders: Path, *arguments: str):
-    typed = [f"gt={folders / 'gt'}", "protocol=toybox", f"out={folders / 'out'}", *arguments]
+    """By the program; the protocol is one of the 3 objects there, unless `arguments` say otherwise."""
+    partial = [] if any(given.startswith("protocol") for given in arguments) else ["protocol.num_objects=3"]
+    arguments = (*partial, *arguments)
+    typed = [f"gt={folders / 'gt'}", "protocol=toybox", f"out={folders / 'out'}", "overwrite=true", *arguments]
     cfg = settings(program.main.program, composed(program.main.program, typed))
     return evaluate(cfg)
 
@@ -72,15 +75,15 @@ def test_equal_views_score_the_best_and_shifted_blurred_and_smaller_ones_worse(f
     for name, change in changes.items():
         a_view_set(folders / name / "test-00000", change(true_images(0)))
     names = ", ".join(f"{name}: {folders / name}" for name in ("same", *changes))
-    summary = run(folders, f"pred={{{names}}}", "+protocol.objects=[test-00000]")["summary"]
+    summary = run(folders, f"pred={{{names}}}", "+protocol.objects=[test-00000]", "protocol.num_objects=1")["summary"]
     assert summary["same"]["PSNR (dB)"]["mean"] == 100 and summary["same"]["SSIM"]["mean"] == pytest.approx(1, abs=1e-4)
     assert summary["same"]["FLIP"]["mean"] == 0
     for name in changes:
         assert summary[name]["PSNR (dB)"]["mean"] < 30 and summary[name]["FLIP"]["mean"] > 0.02, name
         assert summary[name]["SSIM"]["mean"] < 0.99, name
-    assert read_image(folders / "out" / "overview.png").shape[1:] == (2 * SIZE, 8 * SIZE)
+    assert read_image(folders / "out" / "overview.png").shape[1:] == (5 * SIZE, 8 * SIZE)
     table = (folders / "out" / "table.md").read_text()
-    assert "| same | 1 of 30 | **100.00 [100.00, 100.00]** |" in table
+    assert "| same | 1 of 1 | **100.00** |" in table and "| 16 views |\n| shifted |" in table and "| 0 views |" in table
 
 
 def test_a_constant_error_has_the_score_of_its_formula(folders):
@@ -91,7 +94,8 @@ def test_a_constant_error_has_the_score_of_its_formula(folders):
     brighter[:, :3] += 0.2
     a_view_set(folders / "gt2" / "test-00000" / "target", images)
     a_view_set(folders / "pred" / "test-00000", brighter)
-    summary = run(folders, f"gt={folders / 'gt2'}", f"pred={folders / 'pred'}")["summary"]["pred"]
+    found = run(folders, f"gt={folders / 'gt2'}", f"pred={folders / 'pred'}", "protocol.num_objects=1")
+    summary = found["summary"]["pred"]
     assert summary["PSNR (dB)"]["mean"] == pytest.approx(-20 * math.log10(0.2), abs=1e-3)
 
 
@@ -112,7 +116,7 @@ def test_empty_and_constant_predictions_and_measures_without_a_finite_number_fai
     with pytest.raises(UserError, match=r"test-00000: FAILED: SSIM is nan: no finite number"):
         run(folders, f"pred={folders / 'same'}")
     found = written(folders)
-    assert found["summary"]["same"]["PSNR (dB)"] is None and found["summary"]["same"]["scored"] == "0 of 30"
+    assert found["summary"]["same"]["PSNR (dB)"] is None and found["summary"]["same"]["scored"] == "0 of 3"
 
 
 def test_what_is_missing_or_broken_is_listed_and_counted_and_the_rest_is_scored(folders):
@@ -124,10 +128,63 @@ def test_what_is_missing_or_broken_is_listed_and_counted_and_the_rest_is_scored(
         run(folders, f"pred={folders / 'same'}")
     found = written(folders)
     assert [o["status"] for o in found["objects"]["same"].values()] == ["SCORED", "FAILED", "MISSING"]
-    assert found["summary"]["same"]["scored"] == "1 of 30"
-    assert found["summary"]["same"]["PSNR (dB)"]["objects"] == 1
+    assert found["summary"]["same"]["scored"] == "1 of 3"
+    assert found["summary"]["same"]["PSNR (dB)"] == {"mean": 100.0, "objects": 1, "of": 3}
     page = (folders / "out" / "report.html").read_text()
     assert "test-00001: FAILED" in page and "test-00002: MISSING" in page
+
+
+def test_a_table_over_fewer_objects_than_the_protocol_has_is_written_and_refused(folders, capsys):
+    a_view_set(folders / "same" / "test-00007", true_images(7))
+    given = [f"pred={folders / 'same'}", f"gt={folders / 'gt'}", "protocol=toybox", f"out={folders / 'out'}"]
+    with pytest.raises(SystemExit) as ended:
+        program.main(given)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2 and "has 3 objects, protocol toybox has 30" in error
+    assert "(predicted, but not there: test-00007)" in error and "protocol.num_objects=3" in error
+    found = written(folders)
+    assert found["summary"]["same"]["scored"] == "3 of 30" and found["not_scored"] == [error.removeprefix("error: ")]
+    assert "test-00007" in (folders / "out" / "report.html").read_text()
+
+
+def test_a_mean_over_fewer_objects_is_not_the_best(folders):
+    for number in range(2):
+        a_view_set(folders / "worse" / f"test-{number:05d}", true_images(number).roll(2, dims=-1))
+    with pytest.raises(UserError, match="1 of 6 objects were not scored"):
+        run(folders, f"pred={{worse: {folders / 'worse'}, shifted: {folders / 'same'}}}")
+    (folders / "same" / "test-00001" / "images" / "000.png").unlink()
+    with pytest.raises(UserError, match="2 of 6"):
+        run(folders, f"pred={{worse: {folders / 'worse'}, shifted: {folders / 'same'}}}")
+    assert "**" not in (folders / "out" / "table.md").read_text()
+
+
+def test_scores_of_another_protocol_are_not_lost_and_old_pictures_do_not_stay(folders):
+    given = [f"pred={folders / 'same'}", "protocol.num_objects=3"]
+    run(folders, *given)
+    assert (folders / "out" / "overview.png").is_file()
+    other = [*given, "overwrite=false", "protocol.background=0.5"]
+    with pytest.raises(BadOutput, match=r"holds scores of other settings \(protocol toybox\).*overwrite=true"):
+        run(folders, *other)
+    assert written(folders)["protocol"]["settings"]["background"] == 1.0
+    run(folders, *given, "overwrite=false")
+    for number in range(3):
+        a_view_set(folders / "bad" / f"test-{number:05d}", true_images(0) * 0)
+    with pytest.raises(UserError, match="3 of 3"):
+        run(folders, f"pred={folders / 'bad'}", "protocol.num_objects=3")
+    assert not (folders / "out" / "overview.png").exists()
+
+
+def test_the_page_shows_every_object_of_every_method_with_its_status(folders):
+    (folders / "other" / "test-00001").mkdir(parents=True)
+    a_view_set(folders / "other" / "test-00000", true_images(0).roll(1, dims=-1))
+    with pytest.raises(UserError, match="2 of 6 objects were not scored"):
+        run(folders, f"pred={{same: {folders / 'same'}, other: {folders / 'other'}}}")
+    sections = (folders / "out" / "report.html").read_text().split("<section>")[1:]
+    assert len(sections) == 3 and ">MISSING: no " in sections[2]
+    assert all(
+        text in sections[0] for text in ("from the top: truth, same, other", ">SCORED<", "16 views are identical")
+    )
+    assert "from the top: truth, same)" in sections[1] and ">FAILED: " in sections[1]
 
 
 @pytest.mark.parametrize("content", ["{broken", "7"])
@@ -165,7 +222,8 @@ def test_wrong_folders_are_one_line(folders):
 
 def test_methods_are_named_on_the_command_line(folders, capsys):
     methods = f"pred={{same views: {folders / 'same'}, again: {folders / 'same'}}}"
-    program.main([methods, f"gt={folders / 'gt'}", "protocol=toybox", f"out={folders / 'out'}"])
+    given = [f"gt={folders / 'gt'}", f"out={folders / 'out'}", "protocol=toybox", "protocol.num_objects=3"]
+    program.main([methods, *given])
     assert list(written(folders)["summary"]) == ["same views", "again"]
 
 
@@ -185,30 +243,27 @@ def mesh_of(shape: trimesh.Trimesh) -> Mesh:
 
 def test_a_shapes_distance_grows_with_its_shift_and_an_empty_prediction_fails(folders, tmp_path):
     ball = mesh_of(trimesh.creation.icosphere(subdivisions=2, radius=0.5))
-    for number in range(8):
-        a_view_set(tmp_path / "gt8" / f"test-{number:05d}" / "target", true_images(0))
-        write_mesh(tmp_path / "gt8" / f"test-{number:05d}" / "mesh.ply", ball)
-        for name, shift in (("near", 0.02), ("far", 0.3)):
+    names = ("test-00000", "test-00003", "test-00004")
+    for name in names:
+        a_view_set(tmp_path / "gt8" / name / "target", true_images(0))
+        write_mesh(tmp_path / "gt8" / name / "mesh.ply", ball)
+        for method, shift in (("near", 0.02), ("far", 0.3)):
             moved = Mesh(ball.vertices + torch.tensor([shift, 0.0, 0.0]), ball.faces)
-            write_mesh(tmp_path / name / f"test-{number:05d}" / "mesh.ply", moved)
-    methods = f"pred={{near: {tmp_path / 'near'}, far: {tmp_path / 'far'}}}"
-    summary = run(
-        folders, f"gt={tmp_path / 'gt8'}", "protocol=toybox_shapes", "protocol.shapes.Chamfer.num_points=2000", methods
-    )["summary"]
-    assert summary["near"]["scored"] == "8 of 8"
+            write_mesh(tmp_path / method / name / "mesh.ply", moved)
+    arguments = [
+        f"pred={{near: {tmp_path / 'near'}, far: {tmp_path / 'far'}}}", f"gt={tmp_path / 'gt8'}",
+        "protocol=toybox_shapes", "protocol.shapes.Chamfer.num_points=2000",
+    ]  # fmt: skip
+    summary = run(folders, *arguments, "protocol.objects=[test-00000]", "protocol.num_objects=1")["summary"]
+    assert summary["near"]["scored"] == "1 of 1"
     assert 0.005 < summary["near"]["Chamfer"]["mean"] < 0.03 < 0.1 < summary["far"]["Chamfer"]["mean"] < 0.3
+    page = (folders / "out" / "report.html").read_text()
+    assert page.count("<canvas") == 3 and page.count("from the top: truth, near, far") == 1
     (tmp_path / "far" / "test-00003" / "mesh.ply").write_bytes(b"ply\n")
     (tmp_path / "far" / "test-00004" / "mesh.ply").unlink()
-    with pytest.raises(UserError, match="2 of 16 objects"):
-        run(
-            folders,
-            f"gt={tmp_path / 'gt8'}",
-            "protocol=toybox_shapes",
-            "protocol.shapes.Chamfer.num_points=2000",
-            methods,
-        )
-    statuses = [outcome["status"] for outcome in written(folders)["objects"]["far"].values()]
-    assert statuses == ["SCORED"] * 3 + ["FAILED", "MISSING"] + ["SCORED"] * 3
+    with pytest.raises(UserError, match="2 of 4 objects"):
+        run(folders, *arguments, "protocol.objects=[test-00003,test-00004]", "protocol.num_objects=2")
+    assert [outcome["status"] for outcome in written(folders)["objects"]["far"].values()] == ["FAILED", "MISSING"]
 
 
 def test_the_table_of_turns_is_the_official_one():
