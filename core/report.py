@@ -41,6 +41,18 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Numbers under a title: row name -> column name -> value.
+
+    The best number of a column is set bold; which that is, and how many digits are shown, `core.metrics.summary` says.
+    """
+
+    title: str
+    rows: Rows
+    mark_best: bool = True
+
+
+@dataclass(frozen=True)
 class ReportItem:
     """One object: what is there is shown.
 
@@ -64,22 +76,26 @@ def write_report(
     *,
     title: str,
     items: Sequence[ReportItem],
-    metrics: Rows | None = None,
+    metrics: Rows | Sequence[Table] = (),
     provenance: Mapping[str, Any] | None = None,
     summary: str = "",
 ) -> None:
     """Write the page, whole or not at all.
 
     Args:
-        metrics: row name -> column name -> value. The best number of a column is set bold; which that is, and how many
-            digits are shown, `core.metrics.summary` says of each metric. Of several items it stands first.
+        metrics: one table, or several with titles. Of several items they stand first.
         provenance: nested mappings are written as dotted names; `config` goes into a part that unfolds.
         summary: a sentence or two under the title.
     """
     canvases = iter(range(MAX_VIEWERS))
     parts = ["\n".join(_item(item, canvases) for item in items)]
     if metrics:
-        parts.insert(0 if len(items) != 1 else 1, f"<h2>Metrics</h2>{_table(metrics)}")
+        tables = [Table("", metrics)] if isinstance(metrics, Mapping) else metrics
+        shown = "".join(
+            (f"<h3>{html.escape(table.title)}</h3>" if table.title else "") + _table(table.rows, table.mark_best)
+            for table in tables
+        )
+        parts.insert(0 if len(items) != 1 else 1, f"<h2>Metrics</h2>{shown}")
     slots = {
         "title": html.escape(title),
         "summary": f'<p class="soft">{html.escape(summary)}</p>' if summary else "",
@@ -168,8 +184,8 @@ def _viewer(mesh: Mesh, video: str | Path | None, whose: str) -> str:
     )
 
 
-def _table(rows: Rows) -> str:
-    titles, cells = laid_out(rows)
+def _table(rows: Rows, mark_best: bool = True) -> str:
+    titles, cells = laid_out(rows, mark_best=mark_best)
     body = ""
     for name, row in cells.items():
         values = "".join(f"<td{MARK if best else ''}>{html.escape(text)}</td>" for text, best in row)

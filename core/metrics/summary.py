@@ -93,7 +93,7 @@ def metric_of(column: str) -> Metric:
     return next((metric for metric in METRICS if metric.is_told_by(column)), Metric(column, lower_is_better=None))
 
 
-def laid_out(rows: Rows) -> tuple[list[str], dict[str, list[tuple[str, bool]]]]:
+def laid_out(rows: Rows, *, mark_best: bool = True) -> tuple[list[str], dict[str, list[tuple[str, bool]]]]:
     """A table's column titles, and per row each cell's text and whether it is the best of its column."""
     titles = []
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
@@ -103,13 +103,13 @@ def laid_out(rows: Rows) -> tuple[list[str], dict[str, list[tuple[str, bool]]]]:
         numbers = any(_number(value) is not None for value in values)
         titles.append(f"{column} {metric.arrow}".rstrip() if numbers else column)
         for name, value, best in zip(rows, values, metric.best(values), strict=True):
-            cells[name].append((metric.text(value), best))
+            cells[name].append((metric.text(value), best and mark_best))
     return titles, cells
 
 
-def table(rows: Rows) -> str:
+def table(rows: Rows, *, mark_best: bool = True) -> str:
     """A table as Markdown, the best of each column in bold."""
-    titles, cells = laid_out(rows)
+    titles, cells = laid_out(rows, mark_best=mark_best)
     lines = ["| | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
     for name, row in cells.items():
         lines.append(f"| {name} | " + " | ".join(f"**{text}**" if best else text for text, best in row) + " |")

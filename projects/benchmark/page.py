@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.images import composite, contact_sheet
 from core.mesh.thin import thin
 from core.render.raster import render_mesh
-from core.report import Model, ReportItem, write_report
+from core.report import Model, ReportItem, Table, write_report
 from core.types import Mesh
 from projects.benchmark.pairing import pair, single
 from projects.benchmark.pictures import read
@@ -90,7 +90,7 @@ def pictures_of(meshes: Mapping[str, Mesh]) -> dict[str, Float[Tensor, "v 3 h w"
     return found
 
 
-def thumbnails(images: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 3 h w"]:
+def thumbnails(images: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 3 small_h small_w"]:
     """At most `THUMBNAIL` pixels on the longer side."""
     side = max(images.shape[-2:])
     if side <= THUMBNAIL:
@@ -139,11 +139,14 @@ def write_page(path: Path, protocol: Protocol, shown: Sequence[ReportItem], resu
     objects = len(result["objects"][methods[0]])
     more = f" Shown: the first {len(shown)} of {objects} objects." if len(shown) < objects else ""
     lacking = f" Not scored: {'; '.join(result['not_scored'])}." if result["not_scored"] else ""
+    tables = [Table("", result["summary"])]
+    if result["differences"]:
+        tables.append(Table(f"Minus {result['reference']}, object by object", result["differences"], mark_best=False))
     write_report(
         path,
         title=f"{', '.join(methods)}: {protocol.name}",
         summary=f"{protocol.what}{more}{lacking}",
         items=shown,
-        metrics=result["summary"],
+        metrics=tables,
         provenance={"protocol": result["protocol"], **result["provenance"]},
     )

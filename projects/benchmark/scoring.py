@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ class Outcome:
         per_view: per column, where a measure is one of views.
         notes: per column, where there is something to say about its score.
         identical: how many views equal the truth bit for bit: their PSNR is a cap, not a measurement.
+        samples: the scores of each sample, where there are several.
     """
 
     status: Literal["SCORED", "FAILED", "MISSING"]
@@ -39,6 +40,7 @@ class Outcome:
     per_view: dict[str, list[float]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     identical: int = 0
+    samples: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,21 @@ class Scorer:
             return {}
         made, true = shapes(self.protocol, name, pred, self.gt)
         return {column: float(measure(made, true)) for column, measure in self.protocol.shapes.items()}
+
+
+def mean_of_samples(samples: Sequence[Outcome]) -> Outcome:
+    """One outcome of an object that was predicted several times; one sample that failed fails it."""
+    if len(samples) == 1:
+        return samples[0]
+    for number, sample in enumerate(samples):
+        if sample.status != "SCORED":
+            return replace(sample, cause=f"sample {number}: {sample.cause}")
+    columns = list(samples[0].scores)
+    scores = {column: sum(sample.scores[column] for sample in samples) / len(samples) for column in columns}
+    per_view = {column: [v for sample in samples for v in sample.per_view[column]] for column in samples[0].per_view}
+    notes = {column: "; ".join(dict.fromkeys(s.notes[column] for s in samples)) for column in samples[0].notes}
+    identical_views = sum(sample.identical for sample in samples)
+    return Outcome("SCORED", "", scores, per_view, notes, identical_views, [sample.scores for sample in samples])
 
 
 def numbers(scores: Any) -> list[float]:

@@ -158,6 +158,42 @@ def test_a_mean_over_fewer_objects_is_not_the_best(folders):
     assert "**" not in (folders / "out" / "table.md").read_text()
 
 
+def test_a_method_sampled_several_times_scores_the_mean_of_its_samples_object_by_object(folders):
+    for number in range(3):
+        for sample, shift in enumerate((2, 4)):
+            moved = true_images(number).roll(shift, dims=-1)
+            a_view_set(folders / f"moved{sample}" / f"test-{number:05d}", moved)
+    both = f"[{folders / 'moved0'}, {folders / 'moved1'}]"
+    methods = f"pred={{moved: {both}, less: {folders / 'moved0'}, more: {folders / 'moved1'}}}"
+    found = run(folders, methods, "reference=less")
+    mean, less, more = (
+        [found["objects"][method][f"test-{number:05d}"]["scores"]["PSNR (dB)"] for number in range(3)]
+        for method in ("moved", "less", "more")
+    )
+    assert mean == pytest.approx([(a + b) / 2 for a, b in zip(less, more, strict=True)])
+    assert found["objects"]["moved"]["test-00000"]["samples"][1]["PSNR (dB)"] == pytest.approx(more[0])
+    apart = found["differences"]["more"]["PSNR (dB)"]
+    assert set(found["differences"]) == {"moved", "more"}
+    assert apart["mean"] == pytest.approx(sum(more) / 3 - sum(less) / 3) and apart["high"] < 0
+    written_table = (folders / "out" / "table.md").read_text()
+    assert "Minus less, object by object:" in written_table and "**" not in written_table.split("Minus")[1]
+    assert "Minus less, object by object" in (folders / "out" / "report.html").read_text()
+    (folders / "moved1" / "test-00001" / "images" / "003.png").unlink()
+    with pytest.raises(UserError, match="2 of 9 objects were not scored"):
+        run(folders, methods, "reference=less")
+    assert written(folders)["objects"]["moved"]["test-00001"]["cause"].startswith("sample 1: ")
+    assert written(folders)["differences"]["moved"]["objects"] == "2 of 3"
+
+
+def test_wrong_samples_and_references_are_refused(folders):
+    with pytest.raises(BadConfig, match=r"pred: same names a folder twice"):
+        methods_of({"same": [folders / "same", folders / "same"]})
+    with pytest.raises(BadConfig, match=r"pred=\{Name: \[DIR, DIR\]\}"):
+        methods_of(["a", "b"])
+    with pytest.raises(BadConfig, match=r"^reference="):
+        run(folders, f"pred={folders / 'same'}", "reference=other")
+
+
 def test_scores_of_another_protocol_are_not_lost_and_old_pictures_do_not_stay(folders):
     given = [f"pred={folders / 'same'}", "protocol.num_objects=3"]
     run(folders, *given)
@@ -288,7 +324,9 @@ chicken = pytest.mark.skipif("TURNTABLE_DATA" not in os.environ, reason="TURNTAB
 @chicken
 def test_the_chicken_has_its_published_scores(folders):
     root = Path(os.environ["TURNTABLE_DATA"]) / "gso_chicken"
-    found = run(folders, f"gt={root}", f"pred={root}", "protocol=syncdreamer_gso30")["objects"]["gso_chicken"]
+    found = run(folders, f"gt={root}", f"pred={root}", "protocol=syncdreamer_gso30", "protocol.num_objects=1")[
+        "objects"
+    ]["gso_chicken"]
     assert found["chicken"]["scores"]["PSNR (dB)"] == pytest.approx(25.41291, abs=1e-5)
     assert found["chicken"]["scores"]["SSIM (range of the data)"] == pytest.approx(0.89430, abs=5e-6)
 

@@ -41,7 +41,8 @@ def test_the_bundled_weights_score_on_the_first_objects_what_their_card_says(tmp
                   f"num_objects={OBJECTS}"])  # fmt: skip
     baselines.main([f"root={root}", f"out={tmp_path / 'trivial'}"])
     methods = f"pred={{SyncDreamer: {tmp_path / 'syncdreamer'}, repeated: {tmp_path / 'trivial' / 'input-repeated'}}}"
-    evaluate.main([methods, f"gt={root / 'test'}", "protocol=toybox", f"out={out}"])
+    given = ["protocol=toybox", f"protocol.num_objects={OBJECTS}"]
+    evaluate.main([methods, f"gt={root / 'test'}", *given, f"out={out}"])
     found = json.loads((out / "scores.json").read_text())
     for name, outcome in found["objects"]["SyncDreamer"].items():
         assert outcome["scores"]["PSNR (dB)"] == pytest.approx(CARD["objects"][name]["PSNR (dB)"], abs=0.1), name

@@ -45,9 +45,10 @@ def test_predictions_are_view_sets_that_do_not_depend_on_the_batch_and_can_be_sc
     assert not torch.allclose(alone, other, atol=0.1)
     again_and_what_is_missing(root, tmp_path / "1")
     out = tmp_path / "scores"
-    evaluate.main([f"pred={tmp_path / '1'}", f"gt={root / 'test'}", "protocol=toybox", f"out={out}"])
+    evaluate.main([f"pred={tmp_path / '1'}", f"gt={root / 'test'}", "protocol=toybox", "protocol.num_objects=2",
+                   f"out={out}"])  # fmt: skip
     scores = json.loads((out / "scores.json").read_text())
-    assert scores["summary"]["1"]["scored"] == "2 of 30"
+    assert scores["summary"]["1"]["scored"] == "2 of 2"
     origin = scores["predictions"]["1"]  # publishing a card rests on this
     assert list(origin["weights"].values()) == [sha256_file(WEIGHTS / "syncdreamer_toybox" / "model.safetensors")]
     assert origin["command"] and origin["cpu_seconds"] > 0
