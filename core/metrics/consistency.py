@@ -38,18 +38,27 @@ class Consistency:
 
 
 def consistency(views: ViewSet) -> Consistency:
+    """`agreement` of a view set on white."""
+    return agreement(views.rgb(), views.images[:, 3], views.cameras)
+
+
+def agreement(rgb: Float[Tensor, "views 3 h w"], alpha: Float[Tensor, "views h w"], cameras: Cameras) -> Consistency:
     """The agreement of a ring of views; 0 when the silhouettes share no space at all.
 
     Neighbours are consecutive views, the last and the first included. Cameras must look at the origin's surroundings.
+
+    Args:
+        rgb: on one background already; nothing is laid over another here.
+        alpha: of the object.
     """
-    images, cameras = reduced(views)
-    alpha = images[:, 3]
+    planes, cameras = reduced(torch.cat([rgb, alpha[:, None]], dim=1), cameras)
+    rgb, alpha = planes[:, :3], planes[:, 3]
     half_extent = frame_of(cameras)
     hull = visual_hull(alpha, cameras, half_extent)
     fullness, depth = _render(hull, cameras, half_extent)
     both, either = torch.minimum(fullness, alpha).sum(dim=(1, 2)), torch.maximum(fullness, alpha).sum(dim=(1, 2))
     silhouettes = (both / either.clamp(min=1.0)).mean().item()
-    colours = _colour_agreement(images, cameras, depth, voxel=2 * half_extent / GRID)
+    colours = _colour_agreement(rgb, cameras, depth, voxel=2 * half_extent / GRID)
     return Consistency(silhouettes * colours, silhouettes, colours)
 
 
@@ -68,15 +77,14 @@ def visual_hull(
     return occupancy.view(grid, grid, grid)
 
 
-def reduced(views: ViewSet) -> tuple[Tensor, Cameras]:
-    """Images on white beside their alpha, averaged down to the working size."""
-    rgba = torch.cat([views.rgb(), views.images[:, 3:]], dim=1).float()
-    height, width = rgba.shape[-2:]
-    ratio = WORKING_SIZE / max(height, width)
+def reduced(planes: Float[Tensor, "views c h w"], cameras: Cameras) -> tuple[Tensor, Cameras]:
+    """Views averaged down to the working size, with their cameras; small ones as they are."""
+    planes, cameras = planes.float(), cameras.to(torch.float32)
+    ratio = WORKING_SIZE / max(cameras.height, cameras.width)
     if ratio >= 1:
-        return rgba, views.cameras.to(torch.float32)
-    size = (max(1, round(height * ratio)), max(1, round(width * ratio)))
-    return F.interpolate(rgba, size, mode="area"), views.cameras.to(torch.float32).scaled(size[1], size[0])
+        return planes, cameras
+    height, width = max(1, round(cameras.height * ratio)), max(1, round(cameras.width * ratio))
+    return F.interpolate(planes, (height, width), mode="area"), cameras.scaled(width, height)
 
 
 def frame_of(cameras: Cameras) -> float:
@@ -111,7 +119,7 @@ def _render(hull: Tensor, cameras: Cameras, half_extent: float) -> tuple[Tensor,
     return torch.stack(fullness), torch.stack(depths)
 
 
-def _colour_agreement(images: Tensor, cameras: Cameras, depth: Tensor, voxel: float) -> float:
+def _colour_agreement(rgb: Tensor, cameras: Cameras, depth: Tensor, voxel: float) -> float:
     """1 - the mean colour difference at hull points that a view and its successor both see, over both directions."""
     num_views = len(cameras)
     points = _surface(cameras, depth)
@@ -122,8 +130,8 @@ def _colour_agreement(images: Tensor, cameras: Cameras, depth: Tensor, voxel: fl
             pixels, distance = project(points[view][shown], cameras[other])
             # Bilinear depth is wrong across silhouettes, but those points then fail the test, as they should.
             visible = (_sample(depth[other, None], pixels)[0] - distance).abs() < 2 * voxel
-            mine = images[view, :3].flatten(1)[:, shown][:, visible]
-            differences.append((mine - _sample(images[other, :3], pixels[visible])).abs().mean(dim=0))
+            mine = rgb[view].flatten(1)[:, shown][:, visible]
+            differences.append((mine - _sample(rgb[other], pixels[visible])).abs().mean(dim=0))
     all_differences = torch.cat(differences)
     return 1 - all_differences.mean().item() if len(all_differences) else 0.0
 

@@ -1,7 +1,9 @@
 """How many points COLMAP (Schoenberger and Frahm 2016) finds in the views of one object: SyncDreamer's consistency.
 
-Views that do not agree give few points or none. A reconstruction that fails is a result, 0 points with a cause, and
-no error. The real COLMAP runs, through the optional package `pycolmap` (`pip install -e '.[colmap]'`).
+Views of different objects give few points or none. Read the count with the mean error: under wrong cameras (views in a
+wrong order, say) two rays often pass near each other all the same, and such points are counted. A reconstruction that
+fails is a result, 0 points with a cause, and no error. The real COLMAP runs, through the optional package `pycolmap`
+(`pip install -e '.[colmap]'`).
 
 Our points are the sparse ones, triangulated from SIFT features. SyncDreamer's paper counts points of a dense fusion
 (patch matching), which needs a GPU build of COLMAP: do not put the two into one table.
@@ -11,14 +13,18 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
 
 from core.errors import BadConfig
 from core.images import encode_png
-from core.views import ViewSet
+from core.types import Cameras
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,10 @@ def check_pycolmap() -> None:
 
 
 def colmap(
-    views: ViewSet,
+    images: Float[Tensor, "views 3 h w"],
+    cameras: Cameras,
     *,
     poses: Literal["known", "unknown"] = "known",
-    background: float = 1.0,
     seed: int = 0,
     num_threads: int = 1,
     timeout_seconds: float = 600.0,
@@ -49,8 +55,8 @@ def colmap(
     """Points from the features of all views.
 
     Args:
-        poses: `known` triangulates with the views' own cameras; `unknown` estimates the poses too (intrinsics stay).
-        background: gray value under the object.
+        images: opaque; COLMAP is given these pixels, in 8 bits, and no mask.
+        poses: `known` triangulates with these cameras; `unknown` estimates the poses too (intrinsics stay).
         seed: of COLMAP's random sampling; with one thread the same result comes again.
 
     Raises BadConfig without pycolmap.
@@ -58,7 +64,7 @@ def colmap(
     check_pycolmap()
     with tempfile.TemporaryDirectory(prefix="colmap-") as name:
         folder = Path(name)
-        _write_job(folder, views, poses, background, seed, num_threads)
+        _write_job(folder, images, cameras, {"poses": poses, "seed": seed, "num_threads": num_threads})
         command = [sys.executable, str(Path(__file__).with_name("colmap_job.py")), name]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_seconds, check=False)
@@ -71,15 +77,14 @@ def colmap(
     return Reconstruction(**json.loads(answer[-1]))
 
 
-def _write_job(folder: Path, views: ViewSet, poses: str, background: float, seed: int, num_threads: int) -> None:
+def _write_job(folder: Path, images: Tensor, cameras: Cameras, settings: Mapping[str, Any]) -> None:
     (folder / "images").mkdir()
     listed = []
-    world_to_camera = views.cameras.world_to_camera.double()
-    for number, image in enumerate(views.rgb(background)):
+    world_to_camera = cameras.world_to_camera.double()
+    for number, image in enumerate(images):
         file = f"{number:03d}.png"
         (folder / "images" / file).write_bytes(encode_png(image))
-        k = views.cameras.intrinsics[number].tolist()
+        k = cameras.intrinsics[number].tolist()
         intrinsics = [k[0][0], k[1][1], k[0][2], k[1][2]]
         listed.append({"file": file, "intrinsics": intrinsics, "world_to_camera": world_to_camera[number].tolist()})
-    job = {"poses": poses, "seed": seed, "num_threads": num_threads, "views": listed}
-    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    (folder / "job.json").write_text(json.dumps({**settings, "views": listed}), encoding="utf-8")

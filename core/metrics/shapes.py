@@ -4,6 +4,7 @@ Distances are in world units (the object inside the unit sphere), not squared un
 or rescaled here. What a mesh is like by itself (closed, in one piece) is told by `soundness`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from core.cameras.rays import pixel_grid, project, unproject
 from core.errors import BadMesh
-from core.render.raster import rasterize
+from core.render.raster import RasterOutput, rasterize
 from core.types import Cameras, Mesh
 
 
@@ -63,11 +64,17 @@ def sample_surface(mesh: Mesh, num_points: int, *, seed: int) -> Float[Tensor, "
     return torch.from_numpy(np.asarray(points)).float()
 
 
-def screen_affine_depth(mesh: Mesh, cameras: Cameras) -> Float[Tensor, "views h w"]:
-    """Depth maps of a mesh (0 = nothing there) as SyncDreamer's evaluation draws them."""
+def screen_affine_depth(
+    mesh: Mesh, cameras: Cameras, *, rasterizer: Callable[[Mesh, Cameras], RasterOutput] = rasterize
+) -> Float[Tensor, "views h w"]:
+    """Depth maps of a mesh (0 = nothing there) as SyncDreamer's evaluation draws them.
+
+    Args:
+        rasterizer: `core.render.raster.rasterize`, or one of its meaning on the device of mesh and cameras.
+    """
     # Quirk: it interpolates depth linearly on the screen, not in space, which bends triangles that are large. With
     # perspective-correct barycentrics b and vertex depths z that is sum(b z^2) / sum(b z).
-    seen = rasterize(mesh, cameras)
+    seen = rasterizer(mesh, cameras)
     vertex_depths = project(mesh.vertices.expand(len(cameras), -1, -1), cameras)[1]
     view = seen.mask.nonzero()[:, :1]
     z = vertex_depths[view, mesh.faces[seen.face_index[seen.mask]]]

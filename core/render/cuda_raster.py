@@ -21,11 +21,12 @@ MARGIN = 1.01
 
 
 def require_nvdiffrast(who: str) -> None:
-    """BadRequest where nvdiffrast cannot run; `who` is the setting that asks for it."""
+    """BadRequest where nvdiffrast cannot run; `who` is the setting that asks for it, as `engine=nvdiffrast`."""
+    instead = f"use {who.rpartition('=')[0]}=cpu"
     if importlib.util.find_spec("nvdiffrast") is None:
-        raise BadRequest(f"{who}: nvdiffrast is not installed (environment.yml has its line); use engine=cpu")
+        raise BadRequest(f"{who}: nvdiffrast is not installed (environment.yml has its line); {instead}")
     if not torch.cuda.is_available():
-        raise BadRequest(f"{who}: nvdiffrast draws on a CUDA GPU, and torch finds none here; use engine=cpu")
+        raise BadRequest(f"{who}: nvdiffrast draws on a CUDA GPU, and torch finds none here; {instead}")
 
 
 def rasterize_nvdiffrast(mesh: Mesh, cameras: Cameras, *, near: float = NEAR) -> RasterOutput:

@@ -10,21 +10,31 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.errors import BadImage, BadViewSet
+from projects.benchmark.blame import blamed_on
 from projects.benchmark.pictures import Pictures, needed_cameras, read, refuse_blank
 from projects.benchmark.protocol import Protocol
 
+PREDICTED, TRUE = "predicted views", "true views"  # how a message about either begins
+
 
 def pair(protocol: Protocol, name: str, pred: Path, gt: Path) -> tuple[Pictures, Pictures]:
-    """An object's predicted and true views, ready to be compared; a UserError says what prevents it."""
+    """An object's predicted and true views, ready to be compared; a UserError says what prevents it, and where."""
     given = protocol.input_of(name, gt)
-    true = read(protocol.truth, protocol.truth.path(gt, "views", name), protocol, given)
-    made = read(protocol.prediction, protocol.prediction.path(pred, "views", name), protocol, given)
+    with blamed_on(TRUE):
+        true = read(protocol.truth, protocol.truth.path(gt, "views", name), protocol, given)
+    with blamed_on(PREDICTED):
+        made = read(protocol.prediction, protocol.prediction.path(pred, "views", name), protocol, given)
     if protocol.match == "camera":
-        made = made.chosen(at_azimuths(made, protocol.azimuths_deg or (), protocol.match_within_deg))
+        with blamed_on(PREDICTED):
+            made = made.chosen(at_azimuths(made, protocol.azimuths_deg or (), protocol.match_within_deg))
+        with blamed_on(TRUE):
+            needed_cameras(true)
         true = true.chosen(by_direction(made, true, protocol.match_within_deg))
     else:
-        true = true.chosen(targets(protocol, true, given))
-        made = made.chosen(matching(protocol, made, true, given))
+        with blamed_on(TRUE):
+            true = true.chosen(targets(protocol, true, given))
+        with blamed_on(PREDICTED):
+            made = made.chosen(matching(protocol, made, true, given))
     refuse_blank(made)
     if made.images.shape[2:] != true.images.shape[2:]:
         sizes = [f"{len(p)} views of {tuple(p.images.shape[2:])} pixels" for p in (made, true)]
@@ -40,9 +50,10 @@ def pair(protocol: Protocol, name: str, pred: Path, gt: Path) -> tuple[Pictures,
 def single(protocol: Protocol, name: str, pred: Path, gt: Path) -> Pictures:
     """An object's predicted views for measures that see nothing else."""
     given = protocol.input_of(name, gt)
-    made = read(protocol.prediction, protocol.prediction.path(pred, "views", name), protocol, given)
-    if protocol.views is not None:
-        made = made.chosen(targets(protocol, made, None))
+    with blamed_on(PREDICTED):
+        made = read(protocol.prediction, protocol.prediction.path(pred, "views", name), protocol, given)
+        if protocol.views is not None:
+            made = made.chosen(targets(protocol, made, None))
     refuse_blank(made)
     return made
 

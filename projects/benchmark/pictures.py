@@ -30,6 +30,7 @@ class Pictures:
 
     Args:
         cameras: None where the folder holds pictures only.
+        images: opaque: they lie on the background already, so no measure may lay them on one again by their masks.
         masks: empty for a picture without alpha in which no object was found.
     """
 
@@ -48,12 +49,6 @@ class Pictures:
         cameras = None if self.cameras is None else self.cameras[at]
         numbers = [self.numbers[place] for place in at]
         return replace(self, numbers=numbers, images=self.images[at], masks=self.masks[at], cameras=cameras)
-
-    def view_set(self) -> ViewSet:
-        """As a view set, for measures that need cameras; BadViewSet without them."""
-        cameras = needed_cameras(self)
-        rgba = torch.cat([self.images, self.masks[:, None]], dim=1)
-        return ViewSet(rgba, cameras, self.name)
 
 
 def needed_cameras(pictures: Pictures) -> Cameras:

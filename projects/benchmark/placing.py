@@ -11,7 +11,8 @@ from core.errors import BadMesh
 from core.mesh.place import turned, unit_cube
 from core.metrics.shapes import sample_surface
 from core.types import Mesh
-from projects.benchmark.solids import Shape
+from projects.benchmark.blame import blamed_on
+from projects.benchmark.solids import PREDICTED, TRUE, Shape
 
 ICP_POINTS, ICP_STEPS = 5000, 50
 
@@ -31,8 +32,10 @@ def moved_onto(made: Shape, true: Shape, *, within: float) -> Shape:
     Args:
         within: pairs of points further apart than this are left out; BadMesh when fewer than 3 are nearer.
     """
-    points = sample_surface(made.mesh, ICP_POINTS, seed=0).double().numpy()
-    target = sample_surface(true.mesh, ICP_POINTS, seed=1).double().numpy()
+    with blamed_on(PREDICTED):
+        points = sample_surface(made.mesh, ICP_POINTS, seed=0).double().numpy()
+    with blamed_on(TRUE):
+        target = sample_surface(true.mesh, ICP_POINTS, seed=1).double().numpy()
     tree = cKDTree(target)
     motion = np.eye(4)
     for _ in range(ICP_STEPS):

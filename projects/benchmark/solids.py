@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -26,7 +27,14 @@ from core.metrics.shapes import (
     volume_iou,
     voxel_means,
 )
-from core.types import Mesh
+from core.render.cuda_raster import rasterize_nvdiffrast, require_nvdiffrast
+from core.render.raster import rasterize
+from core.types import Cameras, Mesh
+from projects.benchmark.blame import blamed_on
+
+Rasterizer = Literal["cpu", "nvdiffrast"]
+DEVICES = {"cpu": "cpu", "nvdiffrast": "cuda"}
+PREDICTED, TRUE = "predicted mesh", "true mesh"  # how a message about either begins
 
 VOXEL = 0.01  # SyncDreamer evens out the density of its points on this grid
 DEPTH_NEAR, DEPTH_RANGE = 0.6, 1.8  # of SyncDreamer's depth pictures: z = value / 65535 * 1.8 + 0.6
@@ -82,32 +90,69 @@ def components(prediction: Shape, truth: Shape) -> float:
     return float(soundness(prediction.mesh).num_components)
 
 
-def visible_chamfer(prediction: Shape, truth: Shape) -> float:
+def visible_chamfer(prediction: Shape, truth: Shape, *, rasterizer: Rasterizer = "cpu") -> float:
     """SyncDreamer's: between the points that its 16 views see. True points come from the depth pictures."""
     if truth.depth_folder is None:
         raise BadMesh(f"{truth.name}: the protocol's layout names no depths; set protocol.truth.depths")
-    return chamfer(seen_points(prediction.mesh), depth_points(truth.depth_folder))
+    with blamed_on(TRUE):
+        target = depth_points(truth.depth_folder)
+    with blamed_on(PREDICTED):
+        return chamfer(seen_points(prediction.mesh, rasterizer), target)
+
+
+class VisibleChamfer:
+    """`visible_chamfer` as a protocol chooses its rasteriser, which is refused here, before any object is scored.
+
+    Args:
+        rasterizer: `cpu`: ours; `nvdiffrast`: that package on a CUDA GPU, with which the official code draws. They
+            may differ by a few pixels of the silhouettes, which the number feels: the grid that evens out the points
+            begins at the lowest of them. So the choice is part of a protocol's hash.
+
+    Raises BadRequest, when it is built, where nvdiffrast or its GPU is not there.
+    """
+
+    def __init__(self, *, rasterizer: Rasterizer = "cpu") -> None:
+        if rasterizer == "nvdiffrast":
+            require_nvdiffrast("rasterizer=nvdiffrast")
+        self.rasterizer = rasterizer
+
+    def __call__(self, prediction: Shape, truth: Shape) -> float:
+        return visible_chamfer(prediction, truth, rasterizer=self.rasterizer)
 
 
 def _surface_points(prediction: Shape, truth: Shape, num_points: int, seed: int) -> tuple[Tensor, Tensor]:
-    target = sample_surface(truth.mesh, num_points, seed=seed)
-    return sample_surface(prediction.mesh, num_points, seed=seed + 1), target
+    with blamed_on(TRUE):
+        target = sample_surface(truth.mesh, num_points, seed=seed)
+    with blamed_on(PREDICTED):
+        return sample_surface(prediction.mesh, num_points, seed=seed + 1), target
 
 
-def seen_points(mesh: Mesh) -> Float[Tensor, "n 3"]:
+def seen_points(mesh: Mesh, rasterizer: Rasterizer = "cpu") -> Float[Tensor, "n 3"]:
     """Points of a mesh that SyncDreamer's 16 cameras see, evened out."""
     cameras = rig("syncdreamer", size=RENDER_SIZE)
-    points = visible_points(screen_affine_depth(mesh, cameras), cameras)
+    points = visible_points(seen_depth(mesh, cameras, rasterizer), cameras)
     if len(points) == 0:
         raise BadMesh("none of the 16 cameras sees the mesh; is its scale right?")
     return voxel_means(points, VOXEL)
 
 
+def seen_depth(mesh: Mesh, cameras: Cameras, rasterizer: Rasterizer) -> Float[Tensor, "v h w"]:
+    """Depth maps of a mesh by the chosen rasteriser; 0 where nothing is."""
+    draw, device = rasterize_nvdiffrast if rasterizer == "nvdiffrast" else rasterize, DEVICES[rasterizer]
+    there = Mesh(mesh.vertices.to(device), mesh.faces.to(device))
+    return screen_affine_depth(there, cameras.to(device), rasterizer=draw).cpu()
+
+
 def depth_points(folder: Path) -> Float[Tensor, "n 3"]:
     """Points of SyncDreamer's 16 depth pictures, evened out."""
     cameras = rig("syncdreamer", size=RENDER_SIZE)
-    depth = torch.stack([read_depth(folder / f"{view:03d}-depth.png") for view in range(len(cameras))])
-    return voxel_means(visible_points(depth, cameras), VOXEL)
+    depth = [read_depth(folder / f"{view:03d}-depth.png") for view in range(len(cameras))]
+    if other := {tuple(one.shape) for one in depth} - {(RENDER_SIZE, RENDER_SIZE)}:
+        raise BadImage(f"{str(folder)!r}: a picture of depth has {other.pop()} pixels instead of {RENDER_SIZE} squared")
+    points = visible_points(torch.stack(depth), cameras)
+    if len(points) == 0:
+        raise BadImage(f"{str(folder)!r}: the pictures of depth show nothing")
+    return voxel_means(points, VOXEL)
 
 
 def read_depth(path: Path) -> Float[Tensor, "h w"]:
@@ -126,5 +171,6 @@ def posed_volume_iou(prediction: Shape, truth: Shape, *, turns_deg: Mapping[str,
     Args:
         turns_deg: per object, the angle of the table in its evaluation; 0 for objects that it does not name.
     """
-    posed = turned(unit_cube(truth.mesh), -math.radians(turns_deg.get(truth.name, 0.0)))
+    with blamed_on(TRUE):
+        posed = turned(unit_cube(truth.mesh), -math.radians(turns_deg.get(truth.name, 0.0)))
     return volume_iou(prediction.mesh, posed, resolution=resolution)

@@ -324,9 +324,8 @@ chicken = pytest.mark.skipif("TURNTABLE_DATA" not in os.environ, reason="TURNTAB
 @chicken
 def test_the_chicken_has_its_published_scores(folders):
     root = Path(os.environ["TURNTABLE_DATA"]) / "gso_chicken"
-    found = run(folders, f"gt={root}", f"pred={root}", "protocol=syncdreamer_gso30", "protocol.num_objects=1")[
-        "objects"
-    ]["gso_chicken"]
+    typed = (f"gt={root}", f"pred={root}", "protocol=syncdreamer_gso30", "protocol.num_objects=1")
+    found = run(folders, *typed)["objects"]["gso_chicken"]
     assert found["chicken"]["scores"]["PSNR (dB)"] == pytest.approx(25.41291, abs=1e-5)
     assert found["chicken"]["scores"]["SSIM (range of the data)"] == pytest.approx(0.89430, abs=5e-6)
 

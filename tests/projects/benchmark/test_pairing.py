@@ -11,7 +11,7 @@ from core.images import write_image
 from core.metrics.images import psnr
 from core.views import ViewSet, write_views
 from projects.benchmark.layout import Layout
-from projects.benchmark.pairing import box_of, extent, pair, zoom_factor, zoomed
+from projects.benchmark.pairing import box_of, extent, pair, single, zoom_factor, zoomed
 from projects.benchmark.pictures import Pictures, read
 from projects.benchmark.protocol import Protocol
 from tests.golden_fixture import load
@@ -134,6 +134,27 @@ def test_an_opaque_picture_has_the_mask_that_the_protocol_finds(tmp_path):
     assert torch.equal(made.masks, true.masks)
     everything, _ = both(tmp_path, opaque, squares(20), mask="none", crop=8.0)
     assert everything.masks.sum() == SIZE**2
+
+
+def test_a_fault_is_said_to_be_in_the_truth_or_in_the_prediction(tmp_path):
+    both(tmp_path, squares(20, 20), squares(20, 20))
+    (tmp_path / "gt" / "toy" / "images" / "001.png").write_bytes(b"not a picture")
+    with pytest.raises(BadViewSet, match=r"^true views: .*view 1: .*001.png"):
+        pair(protocol(), "toy", tmp_path / "pred", tmp_path / "gt")
+    both(tmp_path, squares(20, 20), squares(20, 20))
+    (tmp_path / "pred" / "toy" / "images" / "001.png").write_bytes(b"not a picture")
+    with pytest.raises(BadViewSet, match=r"^predicted views: .*view 1: .*001.png"):
+        pair(protocol(), "toy", tmp_path / "pred", tmp_path / "gt")
+    with pytest.raises(BadViewSet, match=r"^predicted views: .*view 1: .*001.png"):
+        single(protocol(), "toy", tmp_path / "pred", tmp_path / "gt")
+    both(tmp_path, squares(20, 20), squares(20, 20))
+    (tmp_path / "gt" / "toy" / "transforms.json").unlink()
+    with pytest.raises(BadViewSet, match=r"^true views: .*holds neither transforms.json nor pictures"):
+        pair(protocol(), "toy", tmp_path / "pred", tmp_path / "gt")
+    for view in range(2):
+        write_image(tmp_path / "gt" / "toy" / f"{view:03d}.png", squares(20)[0])
+    with pytest.raises(BadViewSet, match=r"^true views: toy: cameras are needed"):
+        pair(protocol(match="camera", azimuths_deg=[0.0]), "toy", tmp_path / "pred", tmp_path / "gt")
 
 
 def test_two_files_of_one_number_and_a_view_that_is_not_there_are_said(tmp_path):

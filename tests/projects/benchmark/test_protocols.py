@@ -1,5 +1,6 @@
 """Each protocol file: it composes, scores a tiny set with numbers known by hand, and its hash follows its settings."""
 
+import importlib.util
 import json
 import math
 from importlib.util import find_spec
@@ -11,17 +12,18 @@ import trimesh
 
 from core.cameras.rigs import rig
 from core.config import CONF, instantiate, plain
-from core.errors import BadConfig, BadData, MissingWeights, UserError
+from core.errors import BadConfig, BadData, BadRequest, MissingWeights, UserError
 from core.images import write_image
 from core.mesh.export import write_mesh
 from core.mesh.place import turned
+from core.metrics import sfm
 from core.settings import composed, settings
 from core.types import Mesh
 from core.views import ViewSet, write_views
 from projects.benchmark import evaluate as program
 from projects.benchmark.evaluation import evaluate
 from projects.benchmark.protocol import protocol_hash
-from tests.metrics.textured import textured_sphere
+from tests.metrics.textured import rendered_sphere, textured_sphere
 
 PROTOCOLS = sorted(path.stem for path in (CONF / "protocol").glob("*.yaml"))
 TINY = 48  # pixels, in place of a protocol's 256 or 512
@@ -35,8 +37,9 @@ def config(name: str, *typed: str):
 def scores(tmp_path: Path, protocol: str, *typed: str, name: str = "toy", num_objects: int = 1) -> dict:
     """Of one object of the folder `pred`, by the program."""
     gt, pred, out = (tmp_path / folder for folder in ("gt", "pred", "out"))
-    found = evaluate(config(protocol, f"gt={gt}", f"pred={pred}", f"out={out}", *typed))
-    assert found["summary"]["pred"]["scored"].startswith(f"{num_objects} of")
+    given = [f"gt={gt}", f"pred={pred}", f"out={out}", "overwrite=true", f"protocol.num_objects={num_objects}"]
+    found = evaluate(config(protocol, *given, *typed))
+    assert found["summary"]["pred"]["scored"] == f"{num_objects} of {num_objects}"
     return found["objects"]["pred"][name]["scores"]
 
 
@@ -227,27 +230,89 @@ def test_toybox_consistency_ranks_true_views_above_shuffled_ones(tmp_path):
     assert all(found[0][column] > found[1][column] + 0.1 for column in found[0])
 
 
-@pytest.mark.skipif(find_spec("pycolmap") is not None, reason="pycolmap is installed")
-def test_a_colmap_protocol_says_which_package_it_needs():
-    with pytest.raises(BadConfig, match="pycolmap"):
-        instantiate(config("syncdreamer_gso30_colmap").protocol)
+@pytest.mark.parametrize("name", ["syncdreamer_gso30_colmap", "common_colmap"])
+def test_a_colmap_protocol_says_which_package_it_needs(name, monkeypatch):
+    monkeypatch.setattr(sfm, "find_spec", lambda package: None)
+    with pytest.raises(BadConfig, match="COLMAP needs the package pycolmap: pip install"):
+        instantiate(config(name).protocol)
+
+
+def test_a_shape_protocols_rasteriser_stands_in_its_settings_and_in_its_hash():
+    ours, its = (plain(config(f"syncdreamer_gso30_shapes{end}").protocol) for end in ("", "_nvdiffrast"))
+    key = ("shapes", "Chamfer (seen points)", "rasterizer")
+    assert changed(ours, key, "nvdiffrast") | {"name": its["name"]} == its
+    assert protocol_hash(ours) != protocol_hash(its) == protocol_hash(changed(ours, key, "nvdiffrast"))
+    with pytest.raises(BadConfig, match="rasterizer=ours: expected one of cpu, nvdiffrast"):
+        instantiate(changed(ours, key, "ours"))
+
+
+def test_a_shape_protocol_with_nvdiffrast_is_refused_where_it_cannot_run(monkeypatch):
+    chosen = config("syncdreamer_gso30_shapes_nvdiffrast").protocol
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(BadRequest, match=r"rasterizer=nvdiffrast: nvdiffrast is not installed .* use rasterizer=cpu$"):
+        instantiate(chosen)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadRequest, match=r"torch finds none here; use rasterizer=cpu$"):
+        instantiate(chosen)
 
 
 @pytest.mark.slow
 def test_syncdreamer_gso30_colmap_counts_points_and_records_a_failure_as_a_result(tmp_path):
     assert find_spec("pycolmap"), "the slow tests need the extra colmap: make test-slow installs it"
-    views = textured_sphere(size=160)
-    for name, images in (("toy", views.rgb()), ("plain", torch.full_like(views.rgb(), 0.5))):
-        images[:, :, :2, :2] = 0  # so that no picture is of one colour
+    true, other = rendered_sphere().rgb(), rendered_sphere(seed=1).rgb()
+    plain = torch.full_like(true, 0.5)
+    plain[:, :, :2, :2] = 0  # so that no picture is of one colour
+    parity = torch.arange(16)[:, None, None, None] % 2
+    mixed = torch.where(parity == 0, true, other)  # every other view is of another object
+    for name, images in (("toy", true), ("mixed", mixed), ("plain", plain)):
         (tmp_path / "gt" / f"{name}-gt").mkdir(parents=True)
         for k, image in enumerate(images):
             write_image(tmp_path / "pred" / f"{name}-pr" / f"{k:03d}.png", image)
-    # The pictures are of an orbit at 20 degrees; its cameras come from a rig of that name, not from SyncDreamer's.
-    typed = ("protocol.size=160", "protocol.prediction.rig=syncdreamer")
-    found = scores(tmp_path, "syncdreamer_gso30_colmap", *typed, num_objects=2)
-    written = json.loads((tmp_path / "out" / "scores.json").read_text())["objects"]["pred"]
-    assert written["plain"]["scores"]["COLMAP points"] == 0 and written["plain"]["notes"]["COLMAP points"]
-    assert found["COLMAP points"] >= 0 and "COLMAP points" in written["toy"]["notes"]
+    measured = scores(tmp_path, "syncdreamer_gso30_colmap", num_objects=3)["COLMAP points"]
+    found = json.loads((tmp_path / "out" / "scores.json").read_text())["objects"]["pred"]
+    points = {name: outcome["scores"]["COLMAP points"] for name, outcome in found.items()}
+    assert measured == points["toy"] > 300, points  # 515 when this was written
+    assert found["toy"]["notes"]["COLMAP points"].startswith("16 of 16 views, error 0.")
+    assert points["mixed"] < points["toy"] / 4, points
+    assert points["plain"] == 0 and "no features were found" in found["plain"]["notes"]["COLMAP points"]
+
+
+@pytest.mark.slow
+def test_common_colmap_finds_the_poses_of_true_views_too_and_of_disagreeing_ones_fewer_points(tmp_path):
+    assert find_spec("pycolmap"), "the slow tests need the extra colmap: make test-slow installs it"
+    views = rendered_sphere()
+    parity = torch.arange(16)[:, None, None, None] % 2
+    mixed = torch.where(parity == 0, views.images, rendered_sphere(seed=1).images)
+    for name, images in (("toy", views.images), ("mixed", mixed)):
+        (tmp_path / "gt" / name).mkdir(parents=True)
+        write_views(tmp_path / "pred" / name, ViewSet(images, views.cameras, name))
+    found = scores(tmp_path, "common_colmap", num_objects=2)
+    mixed = json.loads((tmp_path / "out" / "scores.json").read_text())["objects"]["pred"]["mixed"]["scores"]
+    assert set(found) == {"COLMAP points", "COLMAP points (unknown poses)"}
+    for column, points in found.items():
+        assert points > 300 and mixed[column] < points / 2, (column, points, mixed[column])
+
+
+def test_common_features_measures_how_well_matches_meet_by_the_cameras(tmp_path):
+    views = textured_sphere()
+    (tmp_path / "gt" / "toy").mkdir(parents=True)
+    write_views(tmp_path / "pred" / "toy", views)
+    true = scores(tmp_path, "common_features", "protocol.size=128")
+    found = json.loads((tmp_path / "out" / "scores.json").read_text())
+    notes = found["objects"]["pred"]["toy"]["notes"]
+    assert notes == {"reprojection error (pixels)": "16 of 16 pairs of neighbours have matches"}
+    assert true["SIFT matches"] > 20 and true["reprojection error (pixels)"] < 0.3
+    higher = rig("orbit", size=128, num_views=16, elevation_deg=60.0)
+    write_views(tmp_path / "pred" / "toy", ViewSet(views.images, higher, "toy"), overwrite=True)
+    wrong = scores(tmp_path, "common_features", "protocol.size=128")
+    assert wrong["SIFT matches"] == true["SIFT matches"]
+    assert wrong["reprojection error (pixels)"] > 4 * true["reprojection error (pixels)"]
+    plain = torch.ones_like(views.images)
+    plain[:, :3, :2, :2] = 0
+    write_views(tmp_path / "pred" / "toy", ViewSet(plain, views.cameras, "toy"), overwrite=True)
+    with pytest.raises(UserError, match="FAILED: no two neighbouring views have a matching feature"):
+        scores(tmp_path, "common_features", "protocol.size=128")
 
 
 @pytest.mark.parametrize(
