@@ -64,9 +64,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     console.print(tables(result), markup=False)
     short_hash = result["protocol"]["hash"][:12]
     console.print(f"protocol {protocol.name}, hash {short_hash}; {out / 'report.html'}", markup=False)
-    for line in result["not_scored"]:
+    for line in failed:
         console.print(line, markup=False)
     if failed:
+        for line in lacking:
+            console.print(line, markup=False)
         count = f"{len(failed)} of {len(names) * len(methods)}"
         raise UserError(f"{count} objects were not scored (listed in {out / 'scores.json'}), the first: {failed[0]}")
     if lacking:

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.files import natural_key
 from core.metrics.summary import mean_and_interval
 from projects.benchmark.protocol import Protocol
 from projects.benchmark.scoring import Outcome
 
+MOST_NAMED = 5
 Outcomes = Mapping[str, Mapping[str, Outcome]]  # by method, then by object
 
 
@@ -59,8 +61,9 @@ def uncounted(protocol: Protocol, names: Sequence[str], methods: Mapping[str, Se
     if protocol.num_objects is None or len(names) == protocol.num_objects:
         return []
     predicted = {name for preds in methods.values() for pred in preds for name in protocol.prediction.objects(pred)}
-    lacking = sorted(predicted - set(names))
-    known = f" (predicted, but not there: {', '.join(lacking)})" if lacking else ""
+    lacking = sorted(predicted - set(names), key=natural_key)
+    more = f" and {len(lacking) - MOST_NAMED} more" if len(lacking) > MOST_NAMED else ""
+    known = f" (predicted, but not there: {', '.join(lacking[:MOST_NAMED])}{more})" if lacking else ""
     return [
         f"the truth {str(gt)!r} has {len(names)} objects, protocol {protocol.name} has {protocol.num_objects}{known}; "
         f"give all of them, or set protocol.num_objects={len(names)} for a table of your own"

@@ -10,16 +10,17 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from core.errors import BadData, BadMesh, BadOutput, MissingWeights, UserError
+from core.errors import BadData, BadOutput, MissingWeights, UserError
 from core.mesh.export import read_mesh
 from core.metrics.images import identical
 from core.views import TRANSFORMS, read_views
+from projects.benchmark.blame import blamed_on
 from projects.benchmark.layout import azimuth
 from projects.benchmark.pairing import pair, single
 from projects.benchmark.pictures import Pictures
 from projects.benchmark.placing import moved_onto, posed
 from projects.benchmark.protocol import Protocol
-from projects.benchmark.solids import Shape
+from projects.benchmark.solids import PREDICTED, TRUE, Shape
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,8 @@ def shapes(protocol: Protocol, name: str, pred: Path, gt: Path) -> tuple[Shape, 
     found = []
     for layout, root in ((protocol.prediction, pred), (protocol.truth, gt)):
         depths = layout.path(root, "depths", name) if layout.depths is not None else None
-        try:
+        with blamed_on(PREDICTED if root is pred else TRUE):
             mesh = read_mesh(layout.path(root, "mesh", name))
-        except BadMesh as error:
-            raise BadMesh(f"{'predicted' if root is pred else 'true'} mesh: {error}") from error
         found.append(Shape(name, mesh, depths))
     made, true = found
     turn = 0.0
@@ -143,8 +142,10 @@ def shapes(protocol: Protocol, name: str, pred: Path, gt: Path) -> tuple[Shape, 
         view = protocol.input_of(name, gt)
         assert view is not None
         turn = azimuth(protocol.truth.path(gt, "angles", name), view)
-    made = posed(made, turn_rad=turn, box=protocol.box)
-    true = posed(true, turn_rad=0.0, box=protocol.box)
+    with blamed_on(PREDICTED):
+        made = posed(made, turn_rad=turn, box=protocol.box)
+    with blamed_on(TRUE):
+        true = posed(true, turn_rad=0.0, box=protocol.box)
     return (made if protocol.icp_within is None else moved_onto(made, true, within=protocol.icp_within)), true
 
 
