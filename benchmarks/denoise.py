@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from core.attention.depth import DepthTransformer
+from core.compose import composed
 from core.config import instantiate
-from core.settings import Program, composed, settings
+from core.program import Program
+from core.settings import settings
 
 
 def build(size: str) -> nn.Module:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from core.data.shards import PackedViews
+from core.data.packed_views import PackedViews
 from core.data.table import INDEX, ROW, save_arrays
 from core.training.loader import Plan, train_loader
 

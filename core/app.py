@@ -36,10 +36,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from core.command_line import parse_flags, prepare
+from core.complaints import as_user_error
+from core.compose import searchpath
 from core.config import CONF, check_targets
 from core.errors import BadOutput, UserError
 from core.help import help_text
-from core.settings import Program, as_user_error, parse_flags, precheck, prepare, searchpath, settings
+from core.program import Program
+from core.settings import precheck, settings
 
 FLAGS = ("--debug", "--dry-run", "--version")
 

@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from core.settings import Program, composed, group_options, top_level
+from core.compose import composed
+from core.program import Program, group_options, top_level
 
 COLUMN = 27  # where comments begin, as in the files
 FOOTER = """\

@@ -89,6 +89,25 @@ def read_views(folder: str | Path, *, rig: str | None = None, mask: str | None =
     return views
 
 
+def read_poses(path: str | Path) -> Float[Tensor, "num_views 4 4"]:
+    """The poses in a `transforms.json`, or in that of a folder; images and lenses need not be there.
+
+    Raises BadViewSet, which names the first view at fault and counts the rest.
+    """
+    file = Path(path) / TRANSFORMS if Path(path).is_dir() else Path(path)
+    faults: list[str] = []
+    poses: list[Tensor | None] = []
+    try:
+        for index, frame in enumerate(_frames(_json(file))):
+            poses.append(_attempt(partial(_pose, frame), index, faults))
+    except _Fault as fault:
+        faults.append(str(fault))
+    if faults:
+        more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
+        raise BadViewSet(f"poses {str(path)!r}: {faults[0]}{more}")
+    return from_opengl(torch.stack([pose for pose in poses if pose is not None]))
+
+
 def validate_views(folder: str | Path, *, rig: str | None = None, mask: str | None = None) -> list[str]:
     """Every fault of a view set on disk, one line each; empty when it is good."""
     return _read(Path(folder), rig, mask)[1]
@@ -168,9 +187,10 @@ def parse_transforms(
         mask: as of `read_views`.
         provenance: the view set's.
     """
-    frames = transforms.get("frames")
-    if not isinstance(frames, list) or not frames:
-        return None, [f"{TRANSFORMS} lists no views (key 'frames')"]
+    try:
+        frames = _frames(transforms)
+    except _Fault as fault:
+        return None, [str(fault)]
 
     faults: list[str] = []
     paths: list[Path | None] = []
@@ -196,6 +216,13 @@ def parse_transforms(
     name, caption = transforms.get("name") or folder.resolve().name, transforms.get("caption")
     caption = None if caption is None else str(caption)
     return ViewSet(torch.stack(images), cameras, str(name), caption, provenance or {}), []
+
+
+def _frames(transforms: Mapping[str, Any]) -> list[Any]:
+    frames = transforms.get("frames")
+    if not isinstance(frames, list) or not frames:
+        raise _Fault(f"{TRANSFORMS} lists no views (key 'frames')")
+    return frames
 
 
 def _attempt(parse: Callable[[], Parsed], index: int, faults: list[str]) -> Parsed | None:
@@ -236,6 +263,8 @@ def _numbers(value: Any, what: str) -> Tensor:
 
 
 def _pose(frame: Mapping[str, Any]) -> Tensor:
+    if not isinstance(frame, Mapping):
+        raise _Fault("is not an object")
     if "transform_matrix" not in frame:
         raise _Fault("key 'transform_matrix' is missing")
     pose = _numbers(frame["transform_matrix"], "transform_matrix")

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from core.command_line import parse_flags, prepare
+from core.compose import composed
 from core.config import CONF, check_targets
-from core.settings import Program, composed, parse_flags, precheck, prepare, settings, top_level
+from core.program import Program, top_level
+from core.settings import precheck, settings
 
 ROOT = CONF.parent
 # In pieces, so that this file does not contain what it forbids.

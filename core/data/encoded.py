@@ -7,18 +7,29 @@ rounding is far below that noise). Which view starts and how the others follow i
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from core.data.toybox import NUM_VIEWS, ToyboxPack, open_pack, read_index
+from core.data.toybox import NUM_VIEWS, open_pack
 from core.errors import BadData
 from core.files import atomic_file
 from core.models.encoders import ImageEncoder
 from core.models.latents import Latents
 from core.progress import console, progress_bar
+
+
+@runtime_checkable
+class Pack(Protocol):
+    """Objects with views, such as `ToyboxPack` and `FreeViews`."""
+
+    @property
+    def uids(self) -> list[str]: ...
+
+    def pixels(self, number: int, views: list[int]) -> Float[Tensor, "views 3 height width"]: ...
 
 
 class EncodedViews:
@@ -32,15 +43,25 @@ class EncodedViews:
         image_encoder: gives the input view's token.
         cache: folder for the encoded views; a file there belongs to one data set and one pair of networks. One that
             is damaged is made again.
+        max_dropped: the fraction of objects that may be left out as broken; BadData when more are.
     """
 
-    def __init__(self, *, root: str, split: str, latents: Latents, image_encoder: ImageEncoder, cache: str) -> None:
-        self.pack = open_pack(root, split)
-        data = read_index(Path(root))["sha256"]
+    def __init__(
+        self,
+        *,
+        root: str,
+        split: str,
+        latents: Latents,
+        image_encoder: ImageEncoder,
+        cache: str,
+        max_dropped: float = 0.0,
+    ) -> None:
+        self.pack = open_pack(root, split, max_dropped)
+        data = self.pack.sha256
         targets_and_inputs, inputs = range(2 * NUM_VIEWS), range(NUM_VIEWS, 2 * NUM_VIEWS)
         stem = Path(cache) / split
-        self.moments = _encoded(self.pack, targets_and_inputs, latents, lambda x: latents.moments(x).half(), stem, data)
-        self.embeddings = _encoded(self.pack, inputs, image_encoder, lambda x: image_encoder(x)[:, 0], stem, data)
+        self.moments = encoded(self.pack, targets_and_inputs, latents, lambda x: latents.moments(x).half(), stem, data)
+        self.embeddings = encoded(self.pack, inputs, image_encoder, lambda x: image_encoder(x)[:, 0], stem, data)
 
     def __len__(self) -> int:
         return len(self.pack.uids)
@@ -66,10 +87,18 @@ def fingerprint(network: nn.Module) -> str:
 
 
 @torch.no_grad()
-def _encoded(
-    pack: ToyboxPack, views: range, network: nn.Module, encode: Callable[[Tensor], Tensor], stem: Path, data: str
+def encoded(
+    pack: Pack, views: range, network: nn.Module, encode: Callable[[Tensor], Tensor], stem: Path, data: str
 ) -> np.ndarray:
-    """Each object's views through one network, memory-mapped from a file that belongs to this data and network."""
+    """Each object's views through one network, memory-mapped from a file that belongs to this data and network.
+
+    Args:
+        views: numbers of the object's views to encode.
+        network: whose weights name the file.
+        encode: pixels in [-1, 1] -> what is kept of each view.
+        stem: of the file: its folder, and the beginning of its name.
+        data: hash of the data.
+    """
     key = hashlib.sha256(f"{data} {fingerprint(network)}".encode()).hexdigest()[:16]
     path = stem.with_name(f"{stem.name}-{type(network).__name__.lower()}-{key}.npy")
     found = _kept(path, (len(pack.uids), len(views))) if path.exists() else None

@@ -1,5 +1,7 @@
-"""Names that somebody else chose: from a data set's lists, or of an archive's members."""
+"""Names that somebody else chose: from a data set's lists, or of an archive's members. Loads no torch."""
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 
@@ -11,3 +13,8 @@ def unsafe(name: str) -> str | None:
     if parts.is_absolute() or ".." in parts.parts or "\\" in name:
         return "which leads out of the folder"
     return None
+
+
+def names_hash(names: Iterable[str]) -> str:
+    """sha256 of a set of names, in any order."""
+    return hashlib.sha256("\n".join(sorted(names)).encode("utf-8", "surrogatepass")).hexdigest()

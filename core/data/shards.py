@@ -10,21 +10,16 @@ import io
 import json
 import logging
 import tarfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from core.cameras.poses import spherical
-from core.data.conventions import NUM_VIEWS
 from core.data.dropping import allow_dropped
-from core.data.table import ItemTable
-from core.errors import BadConfig, BadData
-from core.images import decode_image, training_image, training_pixels
+from core.data.reports import AGAIN, file_stamp, read_report, refuse_stale
+from core.data.table import Entry, ItemTable
+from core.errors import BadData
 
 NOTE = "json"
 
@@ -48,14 +43,14 @@ class Pack:
         self.root = Path(root)
         self.table = ItemTable(root)
 
-    def usable(self, split: str | None, max_dropped: float) -> Sequence[int] | np.ndarray:
+    def whole(self, split: str | None, max_lost: float) -> Sequence[int] | np.ndarray:
         """Numbers of a split's objects (None: of all), without those in what is missing of truncated shards.
 
-        Each such shard is reported. Raises BadData when more than the fraction `max_dropped` would be left out.
+        Each such shard is reported. Raises BadData when more than the fraction `max_lost` would be left out.
         """
-        numbers = self._of_split(split)
+        numbers = self.of_split(split)
         index, rows = self.table.index, self.table.rows
-        there = np.array([self._size(shard["file"]) for shard in index["shards"]], dtype=np.int64)
+        there = np.array([self.size_there(shard["file"]) for shard in index["shards"]], dtype=np.int64)
         short = [i for i, shard in enumerate(index["shards"]) if there[i] < shard["content"]]
         if not short:
             return numbers
@@ -70,23 +65,53 @@ class Pack:
                 f"shard {shard['file']} is {state}: {count} of {shard['items']} objects are lost; copy it again"
             )
         first = f"shard {index['shards'][min(lost)]['file']} is not whole" if lost else ""
-        allow_dropped(int((~whole).sum()), len(numbers), first, max_dropped)
+        allow_dropped(int((~whole).sum()), len(numbers), first, max_lost, setting="max_lost")
         return np.flatnonzero(whole) + numbers.start
+
+    def reported(self, report: str | None) -> dict[int, str] | None:
+        """Numbers of the objects that a validation report calls broken, and why; None without a report.
+
+        Raises BadData for a report about another pack, or about this one as it was before it was packed again.
+        """
+        found = read_report(report, self.root)
+        if found is None:
+            return None
+        path, content = found
+        if content.get("pack_sha256") != self.table.fingerprint():
+            raise BadData(f"the report {str(path)!r} is about another pack, or an earlier state of this one; {AGAIN}")
+        if content.get("pack_objects") != len(self.table):
+            raise BadData(f"the report {str(path)!r} is about some objects of the pack only; {AGAIN}")
+        refuse_stale(path, content["stamps"], lambda file: file_stamp(self.root / file))
+        log.info("what is broken in the data is taken from %s", path)
+        reasons = content["reasons"]
+        if not reasons:
+            return {}
+        names = ((number, self.table[number].name) for number in range(len(self.table)))
+        return {number: f"{name}: {reasons[name]}" for number, name in names if name in reasons}
 
     def read(self, number: int) -> tuple[dict[str, Any], dict[str, bytes]]:
         """An object's note and its images' files by member; BadData where the shard is damaged."""
         entry = self.table[number]
         path = self.root / self.table.index["shards"][entry.shard]["file"]
-        with path.open("rb") as file:
-            file.seek(entry.offset)
-            content = file.read(entry.size)
+        content = self.bytes_of(entry)
         if not entry.is_of(content):
             raise BadData(f"{entry.name} in {str(path)!r} is damaged (another checksum); copy or pack it again")
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            files = {info.name.partition(".")[2]: archive.extractfile(info).read() for info in archive}  # type: ignore[union-attr]
-        return json.loads(files.pop(NOTE)), files
+        try:
+            return parse_object(content)
+        except BadData as error:
+            raise BadData(f"{entry.name} in {str(path)!r} {error}; pack it again") from error
 
-    def _of_split(self, split: str | None) -> range:
+    def bytes_of(self, entry: Entry) -> bytes:
+        """What stands at an object's place; BadData where its shard cannot be read."""
+        path = self.root / self.table.index["shards"][entry.shard]["file"]
+        try:
+            with path.open("rb") as file:
+                file.seek(entry.offset)
+                return file.read(entry.size)
+        except OSError as error:
+            raise BadData(f"cannot read {str(path)!r}: {error.strerror or error}; copy it again") from error
+
+    def of_split(self, split: str | None) -> range:
         splits = self.table.index["splits"]
         if split is not None and split not in splits:
             known = ", ".join(splits) or "no splits: give split=null"
@@ -94,68 +119,27 @@ class Pack:
         first, count = (0, len(self.table)) if split is None else splits[split]
         return range(first, first + count)
 
-    def _size(self, file: str) -> int:
+    def size_there(self, file: str) -> int:
+        """Bytes that are there of a shard; 0 where there is none."""
         try:
             return (self.root / file).stat().st_size
         except OSError:
             return 0
 
 
-class PackedViews:
-    """SyncDreamer's training items from a pack of objects with 16 `target` and 16 `input` views.
-
-    Equal to what `ToyboxViews` and `OfficialViews` make of the same objects unpacked: the start s is drawn uniformly,
-    the targets are the views s, s + 1, ... (mod 16), the input is the input view s with its own elevation.
-    """
-
-    def __init__(
-        self, *, root: str, split: str | None = "train", image_size: int | None = None, max_dropped: float = 0.0
-    ) -> None:
-        """
-        Args:
-            root: a folder made by data_tools.pack.
-            split: which of its splits; None: all objects.
-            image_size: side to which images are resized; None: as they are.
-            max_dropped: the fraction of objects that may be missing with truncated shards; BadData when more are.
-        """
-        if image_size is not None and image_size < 1:
-            raise BadConfig(f"image_size={image_size}: expected at least 1")
-        self.pack, self.image_size = Pack(root), image_size
-        self.numbers = self.pack.usable(split, max_dropped)
-        if len(self.numbers):
-            self._parts(self.pack.read(int(self.numbers[0]))[0])  # a pack of other things is refused at once
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: int, generator: torch.Generator) -> dict[str, Any]:
-        """`target_pixels` [16, 3, H, W] and `input_pixels` [3, H, W] in [-1, 1], `input_elevation` [1] in radians,
-        `start` (the view that the targets begin with), `caption` ("" where there is none) and `uid`."""
-        start = int(torch.randint(NUM_VIEWS, (), generator=generator))
-        order = [(start + view) % NUM_VIEWS for view in range(NUM_VIEWS)]
-        note, files = self.pack.read(int(self.numbers[index]))
-        target, given = self._parts(note)
-        centers = torch.tensor([frame["transform_matrix"] for frame in given["transforms"]["frames"]])[:, :3, 3]
-        return {
-            "target_pixels": torch.stack([self._pixels(files, note, target["first"] + view) for view in order]),
-            "input_pixels": self._pixels(files, note, given["first"] + start),
-            "input_elevation": spherical(centers)[1][start : start + 1],
-            "start": start,
-            "caption": note["caption"] or "",
-            "uid": PurePosixPath(note["name"]).name,
-        }
-
-    def _parts(self, note: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The target and the input part; BadData where an object has others."""
-        parts = note["parts"]
-        views = {part: len(content["transforms"]["frames"]) for part, content in parts.items()}
-        if views != {"target": NUM_VIEWS, "input": NUM_VIEWS}:
-            found = ", ".join(f"{part or 'views'} with {count}" for part, count in views.items())
-            raise BadData(
-                f"{note['name']} in {str(self.pack.root)!r} has {found}; wanted are target and input with 16 views"
-            )
-        return parts["target"], parts["input"]
-
-    def _pixels(self, files: Mapping[str, bytes], note: Mapping[str, Any], view: int) -> Float[Tensor, "3 h w"]:
-        rgba = decode_image(files[member(view)], f"{note['name']}, {member(view)}")
-        return training_image(rgba) * 2 - 1 if self.image_size is None else training_pixels(rgba, self.image_size)
+def parse_object(content: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """An object's note and its images' files by member; BadData for bytes that are no such object."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            files = {info.name.partition(".")[2]: archive.extractfile(info).read() for info in archive}  # type: ignore[union-attr]
+    except (tarfile.TarError, EOFError, OSError, ValueError, AttributeError) as error:
+        raise BadData(f"holds members that cannot be read ({type(error).__name__}: {error})") from error
+    try:
+        note = json.loads(files.pop(NOTE))
+        parts = note["parts"].values()
+        placed = all(isinstance(part["transforms"], dict) and isinstance(part["first"], int) for part in parts)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise BadData(f"holds no {NOTE} of its parts ({type(error).__name__}: {error})") from error
+    if not (parts and placed and isinstance(note.get("name"), str)):
+        raise BadData(f"holds a {NOTE} without a name or parts")
+    return note, files

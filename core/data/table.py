@@ -7,6 +7,7 @@ No Python object stands for an item that is not being read: a list of a million 
 and again in every worker, because counting references writes to each of them.
 """
 
+import hashlib
 import json
 import zlib
 from collections.abc import Iterable
@@ -56,6 +57,13 @@ class ItemTable:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def fingerprint(self) -> str:
+        """sha256 of the list: of every object's name, place, size and checksum."""
+        digest = hashlib.sha256(json.dumps([self.index.get("splits"), self.index.get("shards")]).encode())
+        digest.update(np.ascontiguousarray(self.rows).data)
+        digest.update(np.ascontiguousarray(self.names).data)
+        return digest.hexdigest()
 
     def __getitem__(self, number: int) -> Entry:
         shard, size, offset, crc, name_size, name_at = self.rows[number].item()

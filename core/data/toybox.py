@@ -1,10 +1,13 @@
 """Toybox as a training set: all views of a split in one memory-mapped array, packed on first use.
 
 A split's pack is `<root>/<split>.npy`, uint8 [objects, 32 views, 4, H, W]: RGBA of the 16 target views, then of the 16
-input views. It is written beside the data once, and again when the hash in the index no longer matches.
+input views. It is written beside the data once, and again when the hash in the index no longer matches. Objects that
+are broken are found as they are packed; where some may be dropped, their places in the array stay black and unread.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from torch import Tensor
 
 from core.cameras.poses import spherical
 from core.data.conventions import NUM_VIEWS
+from core.data.dropping import allow_dropped
+from core.data.names import names_hash
 from core.errors import BadData
 from core.files import atomic_file
 from core.images import training_image
@@ -24,21 +29,29 @@ from core.images import training_image
 
 @dataclass(frozen=True)
 class ToyboxPack:
-    """A split: RGBA views, memory-mapped, and what is said about each object."""
+    """A split: RGBA views, memory-mapped, and what is said about each object that is not broken."""
 
     uids: list[str]
     captions: list[str]
-    images: UInt8[np.ndarray, "objects 32 4 height width"]
+    images: UInt8[np.ndarray, "places 32 4 height width"]
     elevations: Float[Tensor, "objects 16"]  # of the input views, radians
-    sha256: str  # of the toybox
+    sha256: str  # of the toybox, and of which of its objects are left out
+    places: list[int]  # of the objects in `images`
+    broken: dict[str, str]  # the objects left out, and why
 
     def pixels(self, number: int, views: list[int]) -> Float[Tensor, "views 3 height width"]:
         """Some of an object's 32 views, on white, in [-1, 1]."""
-        return training_image(torch.from_numpy(self.images[number, views]).float() / 255) * 2 - 1
+        return training_image(torch.from_numpy(self.images[self.places[number], views]).float() / 255) * 2 - 1
 
 
-def open_pack(root: str | Path, split: str) -> ToyboxPack:
-    """The split's pack, made when it is missing or holds other data; BadData if `root` is no toybox."""
+def open_pack(root: str | Path, split: str, max_dropped: float | None = 0.0) -> ToyboxPack:
+    """The split's pack, made when it is missing or holds other data.
+
+    Args:
+        max_dropped: the fraction of objects that may be left out as broken; None: as many as were when it was packed.
+
+    Raises BadData if `root` is no toybox, or more of its objects are broken.
+    """
     root = Path(root)
     index = read_index(root)
     if split not in index["splits"]:
@@ -47,12 +60,21 @@ def open_pack(root: str | Path, split: str) -> ToyboxPack:
     if not uids:
         raise BadData(f"split {split!r} of toybox {str(root)!r} is empty; make it with objects.{split}=50")
     pack = _read_pack(root, split, uids, index["sha256"])
-    if pack is None:
-        _pack(root, split, uids, index["sha256"])
-        pack = _read_pack(root, split, uids, index["sha256"])
+    if pack is not None:
+        _allow(pack.broken, len(uids), root / split, max_dropped)
+        return pack
+    _pack(root, split, uids, index["sha256"], max_dropped)
+    pack = _read_pack(root, split, uids, index["sha256"])
     if pack is None:
         raise BadData(f"the pack of split {split!r} in {str(root)!r} cannot be read although it was just made")
     return pack
+
+
+def _allow(broken: Mapping[str, str], total: int, folder: Path, max_dropped: float | None) -> None:
+    """BadData for more broken objects than may be left out."""
+    if max_dropped is not None:
+        repair = f"remove their folders in {str(folder)!r} and run data_tools.toybox again"
+        allow_dropped(len(broken), total, next(iter(broken.values()), ""), max_dropped, repair=repair)
 
 
 def _read_pack(root: Path, split: str, uids: list[str], sha256: str) -> ToyboxPack | None:
@@ -60,9 +82,15 @@ def _read_pack(root: Path, split: str, uids: list[str], sha256: str) -> ToyboxPa
     try:
         packed = json.loads((root / f"{split}.pack.json").read_text(encoding="utf-8"))
         images = np.load(root / f"{split}.npy", mmap_mode="r")
-        if packed["sha256"] != sha256 or len(images) != len(uids) or len(packed["captions"]) != len(uids):
+        broken = dict(packed.get("broken", {}))
+        places = [place for place, uid in enumerate(uids) if uid not in broken]
+        if packed["sha256"] != sha256 or len(images) != len(uids) or len(packed["captions"]) != len(places):
             return None
-        return ToyboxPack(uids, packed["captions"], images, torch.tensor(packed["elevations"]), sha256)
+        if any(_is_whole(root / split / uid, images.shape[2:]) for uid in broken):  # repaired since
+            return None
+        kept = [uids[place] for place in places]
+        key = hashlib.sha256(f"{sha256} {names_hash(kept)}".encode()).hexdigest() if broken else sha256
+        return ToyboxPack(kept, packed["captions"], images, torch.tensor(packed["elevations"]), key, places, broken)
     except (OSError, ValueError, LookupError, TypeError, EOFError):
         return None
 
@@ -90,10 +118,11 @@ class ToyboxViews:
     Args:
         root: a folder made by data_tools.toybox.
         split: train, val or test.
+        max_dropped: the fraction of objects that may be left out as broken; BadData when more are.
     """
 
-    def __init__(self, *, root: str, split: str) -> None:
-        self.pack = open_pack(root, split)
+    def __init__(self, *, root: str, split: str, max_dropped: float = 0.0) -> None:
+        self.pack = open_pack(root, split, max_dropped)
 
     def __len__(self) -> int:
         return len(self.pack.uids)
@@ -117,8 +146,8 @@ class ToyboxViews:
 class ToyboxImages:
     """Every view of every object by itself, with its object's caption."""
 
-    def __init__(self, *, root: str, split: str) -> None:
-        self.pack = open_pack(root, split)
+    def __init__(self, *, root: str, split: str, max_dropped: float = 0.0) -> None:
+        self.pack = open_pack(root, split, max_dropped)
 
     def __len__(self) -> int:
         return len(self.pack.uids) * 2 * NUM_VIEWS
@@ -132,8 +161,8 @@ class ToyboxImages:
 class ToyboxObjects:
     """One random view of each object, with its caption: no two items of an epoch share a caption."""
 
-    def __init__(self, *, root: str, split: str) -> None:
-        self.pack = open_pack(root, split)
+    def __init__(self, *, root: str, split: str, max_dropped: float = 0.0) -> None:
+        self.pack = open_pack(root, split, max_dropped)
 
     def __len__(self) -> int:
         return len(self.pack.uids)
@@ -144,31 +173,53 @@ class ToyboxObjects:
         return {"pixels": self.pack.pixels(index, [view])[0], "caption": self.pack.captions[index]}
 
 
-def _pack(root: Path, split: str, uids: list[str], sha256: str) -> None:
-    """Write the split's arrays, and the notes that belong to them. BadData counts the broken objects, if any."""
-    captions, elevations, broken = [], [], []
-    size = _read_rgba(root / split / uids[0] / "target" / "images" / "000.png").shape
+def _pack(root: Path, split: str, uids: list[str], sha256: str, max_dropped: float | None) -> None:
+    """Write the split's arrays, and the notes that belong to them. BadData if more objects are broken than may be."""
+    captions, elevations, broken = [], [], {}
+    size = _first_size(root / split, uids)
     with atomic_file(root / f"{split}.npy") as temporary:
         images = np.lib.format.open_memmap(
             temporary, mode="w+", dtype=np.uint8, shape=(len(uids), 2 * NUM_VIEWS, *size)
         )
-        for number, uid in enumerate(uids):
+        for place, uid in enumerate(uids):
             try:
-                images[number] = _object_images(root / split / uid, size)
-                caption, heights = _caption_and_elevations(root / split / uid / "input" / "transforms.json")
+                images[place], caption, heights = _read_object(root / split / uid, size)
                 captions.append(caption)
                 elevations.append(heights)
             except BadData as error:
-                broken.append(str(error))
-        if broken:
-            raise BadData(
-                f"{len(broken)} of {len(uids)} objects of the split {split!r} are broken, the first: {broken[0]}; "
-                f"remove their folders in {str(root / split)!r} and run data_tools.toybox again"
-            )
+                broken[uid] = str(error)
+        _allow(broken, len(uids), root / split, max_dropped or 0.0)
         images.flush()
-    packed = {"sha256": sha256, "captions": captions, "elevations": elevations}
+    packed = {"sha256": sha256, "captions": captions, "elevations": elevations, "broken": broken}
     with atomic_file(root / f"{split}.pack.json") as temporary:
         temporary.write_text(json.dumps(packed), encoding="utf-8")
+
+
+def _first_size(folder: Path, uids: list[str]) -> tuple[int, ...]:
+    """Of the first image that can be read [4, height, width]; its reader's BadData where no object has one."""
+    fault: BadData | None = None
+    for uid in uids:
+        try:
+            return _read_rgba(folder / uid / "target" / "images" / "000.png").shape
+        except BadData as error:
+            fault = fault or error
+    raise fault or BadData(f"{str(folder)!r} has no objects")
+
+
+def _read_object(
+    folder: Path, size: tuple[int, ...]
+) -> tuple[UInt8[np.ndarray, "32 4 height width"], str, list[float]]:
+    """All that training reads of an object: images, caption, the inputs' elevations."""
+    images = _object_images(folder, size)
+    return images, *_caption_and_elevations(folder / "input" / "transforms.json")
+
+
+def _is_whole(folder: Path, size: tuple[int, ...]) -> bool:
+    try:
+        _read_object(folder, size)
+    except BadData:
+        return False
+    return True
 
 
 def _caption_and_elevations(path: Path) -> tuple[str, list[float]]:

@@ -94,6 +94,7 @@ class Layout:
         finish: Write the lists.
         parts: The parts that `write` needs; None: any.
         world_is_free: Whether the layout leaves open which way is up.
+        places: The folders in which an object's files lie, and no others; None where no training reads the layout.
     """
 
     find: Callable[[Path], Listing]
@@ -103,6 +104,7 @@ class Layout:
     finish: Callable[[Path, Listing], None] = nothing_to_finish
     parts: Sequence[str] | None = ("",)
     world_is_free: bool = False
+    places: Callable[[Path, str], list[Path]] | None = None
 
 
 def sheet(

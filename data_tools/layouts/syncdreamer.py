@@ -140,4 +140,5 @@ LAYOUT = Layout(
     record=lambda out, name: out / "target" / name / PROVENANCE,
     finish=finish,
     parts=("target", "input"),
+    places=lambda root, name: [root / part / name for part in ("target", "input")],
 )

@@ -71,4 +71,11 @@ def finish(out: Path, listed: Listing) -> None:
         write_json(temporary, list(listed.names))
 
 
-LAYOUT = Layout(find=find, read=read, write=write, record=lambda out, name: out / name / PROVENANCE, finish=finish)
+LAYOUT = Layout(
+    find=find,
+    read=read,
+    write=write,
+    record=lambda out, name: out / name / PROVENANCE,
+    finish=finish,
+    places=lambda root, name: [root / name],
+)

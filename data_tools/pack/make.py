@@ -50,6 +50,8 @@ def pack_all(cfg: Mapping[str, Any], out: Path) -> dict[str, Any]:
             for name, reason in shard.failed:
                 _tell(out, name, reason)
             failed += shard.failed
+            if not shard.entries:
+                continue
             status = "skipped" if shard.skipped else "ok"
             record = {"input": job.tar.name, "status": status, "objects": len(shard.entries), "bytes": shard.size}
             append_result(out, record)
@@ -63,7 +65,11 @@ def pack_all(cfg: Mapping[str, Any], out: Path) -> dict[str, Any]:
             f"{len(failed)} of {total} objects failed (listed in {out / RESULTS}) and are not packed; the first: "
             f"{failed[0][0]}: {failed[0][1]}"
         )
-    return {"objects": objects, "shards": len(shards), "skipped": sum(shard.skipped for shard in shards)}
+    return {
+        "objects": objects,
+        "shards": sum(bool(shard.entries) for shard in shards),
+        "skipped": sum(shard.skipped for shard in shards),
+    }
 
 
 def split_up(listed: Listing) -> dict[str, list[str]]:
@@ -99,13 +105,15 @@ def _write_index(
         count = sum(len(shard.entries) for shard in of_split)
         ranges[split] = [first, count]
         first += count
+    there = [(job.tar.name, shard) for job, shard in zip(jobs, shards, strict=True) if shard.entries]
     files = [
-        {"file": job.tar.name, "size": shard.size, "content": shard.content, "items": len(shard.entries)}
-        for job, shard in zip(jobs, shards, strict=True)
+        {"file": name, "size": shard.size, "content": shard.content, "items": len(shard.entries)}
+        for name, shard in there
     ]
     source = provenance(dict(cfg), seed=cfg["seed"])
     index = {"splits": {k: v for k, v in ranges.items() if k}, "shards": files, "provenance": source}
-    write_table(out, (entry for shard in shards for entry in shard.entries), index)
+    entries = (entry._replace(shard=place) for place, (_, shard) in enumerate(there) for entry in shard.entries)
+    write_table(out, entries, index)
 
 
 def _remove_stale(out: Path, count: int, overwrite: bool) -> None:

@@ -10,13 +10,14 @@ import hashlib
 import json
 import tarfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from core.data.shards import NOTE, key_of, member
-from core.data.table import Entry
+from core.data.table import INDEX, Entry
 from core.errors import BadData, BadRequest, UserError
 from core.files import atomic_file
 from core.images import encode_png
@@ -69,7 +70,7 @@ class Shard:
 def make_shard(job: Job) -> Shard:
     """Write a shard, unless the very same is there; objects that fail are left out of it and listed.
 
-    Raises BadRequest where another shard is in the way.
+    Nothing is written where every object fails. Raises BadRequest where another shard is in the way.
     """
     signature = _signature(job)
     there = _there(job)
@@ -81,17 +82,18 @@ def make_shard(job: Job) -> Shard:
             f"{str(job.tar)!r} holds other objects, or was made with other settings; choose another out= or "
             "overwrite=true"
         )
-    job.tar.unlink(missing_ok=True)  # first: a list that is older or newer than its shard must not meet it
-    entries: list[Entry] = []
+    # First: an index, or a list, that is older or newer than its shard must not meet it.
+    for outdated in (job.out / INDEX, job.tar, job.part):
+        outdated.unlink(missing_ok=True)
     failed: list[tuple[str, str]] = []
+    packed = _packed(job, failed)
+    first = next(packed, None)  # no file is opened for a shard without objects
+    if first is None:
+        return Shard(0, [], failed, skipped=False)
+    entries: list[Entry] = []
     with atomic_file(job.tar) as temporary:
         with temporary.open("wb") as file:
-            for name in job.names:
-                try:
-                    content = pack_object(job.root, job.layout, name, job.mask)
-                except UserError as error:
-                    failed.append((name, str(error)))
-                    continue
+            for name, content in chain([first], packed):
                 entries.append(Entry(_final(job, name), job.number, file.tell(), len(content), zlib.crc32(content)))
                 file.write(content)
             file.write(END)
@@ -100,6 +102,15 @@ def make_shard(job: Job) -> Shard:
         with atomic_file(job.part) as temporary_part:
             temporary_part.write_text(json.dumps(listed, ensure_ascii=False) + "\n", encoding="utf-8")
     return Shard(size, entries, failed, skipped=False)
+
+
+def _packed(job: Job, failed: list[tuple[str, str]]) -> Iterator[tuple[str, bytes]]:
+    """The name and the content of each object; of those that fail, the name and the reason go to `failed`."""
+    for name in job.names:
+        try:
+            yield name, pack_object(job.root, job.layout, name, job.mask)
+        except UserError as error:
+            failed.append((name, str(error)))
 
 
 def pack_object(root: Path, layout: str, name: str, mask: str | None) -> bytes:

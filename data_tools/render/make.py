@@ -8,6 +8,7 @@ A view set is a function of the settings and of the file alone, on however many 
 of both, by which a second run knows it.
 """
 
+import inspect
 import json
 import os
 import signal
@@ -20,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from core.batch import run_batch
 from core.cameras.rigs import RIGS
 from core.config import check_targets, number, one_of, whole
-from core.errors import BadMesh, BadRequest
+from core.errors import BadConfig, BadMesh, BadRequest
 from core.files import atomic_folder, list_inputs, natural_key, sha256_file
 from core.mesh.export import FORMATS
 from core.progress import console, progress_bar
@@ -41,6 +43,7 @@ VERSION = 1
 # What a view set depends on; where it goes, and how many processes make it, are left out.
 SHAPING = ("rig", "num_views", "elevation_deg", "distance", "size", "normalise", "up", "missing_textures", "depth",
            "depth_unit", "normals", "engine", "seed")  # fmt: skip
+RIG_KEYS = ("num_views", "elevation_deg", "distance")
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,15 @@ def rig_cameras(cfg: Mapping[str, Any], name: str) -> Cameras:
     """The rig's cameras for the object called `name`; a rig that draws its cameras at random draws others for each."""
     function = RIGS[cfg["rig"]]
     given = {"size": cfg["size"]}
-    given |= {key: cfg[key] for key in ("num_views", "elevation_deg", "distance") if cfg[key] is not None}
+    given |= {key: cfg[key] for key in RIG_KEYS if cfg[key] is not None}
     if cfg["rig"] in ("random", "zero123"):
         given["seed"] = derive(cfg["seed"], name)
-    check_targets({"_target_": f"{function.__module__}.{function.__qualname__}"} | given, cfg["rig"])
+    known = [key for key in inspect.signature(function).parameters if key in RIG_KEYS]
+    for key in RIG_KEYS:
+        if key in given and key not in known:
+            other = f"it reads {', '.join(known)}" if known else "its cameras are fixed"
+            raise BadConfig(f"{key}={cfg[key]}: rig={cfg['rig']} does not read it; {other}")
+    check_targets({"_target_": f"{function.__module__}.{function.__qualname__}"} | given)
     for key in {"elevation_deg", "distance"} & given.keys():  # the signatures say float, and pairs of them
         given[key] = tuple(map(float, given[key])) if isinstance(given[key], list) else float(given[key])
     return function(**given)
@@ -167,7 +175,7 @@ def render_object(item: Item, cfg: Mapping[str, Any], source: Mapping[str, Any])
         "faces": len(surface.mesh.faces),
         "degenerate_faces": surface.degenerate_faces,
         "missing_textures": list(surface.missing_textures),
-        "cut_off": views_cut_off(rendering),
+        "cut_off": views_cut_off(rendering, request),
     }
     made = {"program": "data_tools.render", "key": key, "mesh": {"file": item.path.name, "sha256": digest}}
     made |= {"up": surface.up, "normalisation": normalisation.to_json(), **record}
@@ -181,13 +189,33 @@ def _cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def views_cut_off(rendering: Rendering) -> list[int]:
-    """The views whose edge the object touches; BadMesh when no view sees anything."""
+def views_cut_off(rendering: Rendering, request: Request) -> list[int]:
+    """The views whose edge the object touches; BadMesh, with the likely cause, when no view sees anything."""
     alpha = rendering.images[:, 3]
     if not (alpha > 0).any():
-        raise BadMesh("no view sees the object; normalise=unit_cube brings it before the cameras")
+        raise BadMesh(f"no view sees {request.path.name!r}: {_why_unseen(request)}")
     edges = torch.cat([alpha[:, [0, -1]].flatten(1), alpha[:, :, [0, -1]].flatten(1)], dim=1)
     return (edges > 0).any(1).nonzero()[:, 0].tolist()
+
+
+def _why_unseen(request: Request) -> str:
+    """Beside all pictures, or before the cameras but too thin for any pixel; and what to do about it."""
+    cameras, vertices = request.cameras, request.surface.mesh.vertices
+
+    def is_before(view: int) -> bool:
+        project = cameras.intrinsics[view] @ cameras.world_to_camera[view, :3]
+        x, y, depth = (F.pad(vertices, (0, 1), value=1.0) @ project.T).unbind(-1)
+        within = (x > 0) & (y > 0) & (x < cameras.width * depth) & (y < cameras.height * depth)
+        return bool((within & (depth > 0)).any())
+
+    if not any(map(is_before, range(len(cameras)))):
+        hint = "" if request.normalisation.kind != "none" else "; normalise=unit_cube brings it there"
+        return f"it is not before the cameras{hint}"
+    sides = " x ".join(f"{side:.3g}" for side in (vertices.amax(0) - vertices.amin(0)).tolist())
+    return (
+        f"it is before the cameras but covers no pixel (it is {sides} in world units: flat and seen edge-on, or too "
+        "thin); choose another rig= or elevation_deg=, or a larger size="
+    )
 
 
 def _is_done(folder: Path, key: str, overwrite: bool) -> bool:

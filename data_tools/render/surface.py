@@ -27,6 +27,7 @@ from torch import Tensor
 from core.errors import BadMesh
 from core.mesh.export import FORMATS, GLB_MAGIC, to_srgb, y_up_to_z_up
 from core.types import Mesh
+from data_tools.render.obj import obj_fault
 
 MAX_FACES = 10_000_000  # 5 million take 2.7 GB and 9 CPU-seconds to read; a larger one is a scan that wants decimation
 GRAY = 0.7  # of what has no colour
@@ -118,6 +119,16 @@ def read_surface(path: str | Path, *, up: Up = "auto") -> Surface:
         up: the file's upward axis; auto: y for a .glb, z for others.
     """
     path = Path(path)
+    try:
+        return _read_surface(path, up)
+    except ValueError as error:  # BadMesh is one, and so is what numpy says of vertices with two numbers
+        fault = obj_fault(path) if path.suffix.lower() == ".obj" else None
+        if fault is None:
+            raise
+        raise BadMesh(f"mesh {path.name!r} is broken: {fault}; repair that line, or export the mesh again") from error
+
+
+def _read_surface(path: Path, up: Up) -> Surface:
     if path.suffix.lower() not in FORMATS:
         raise BadMesh(f"cannot read {path.name!r}: give one of {', '.join(FORMATS)}")
     is_glb = path.suffix.lower() == ".glb"
@@ -134,7 +145,10 @@ def read_surface(path: str | Path, *, up: Up = "auto") -> Surface:
     except BadMesh:
         raise
     except Exception as error:  # trimesh's readers raise whatever their parsers do
-        raise BadMesh(f"{path.name!r} is broken or no mesh ({type(error).__name__}: {error})") from error
+        raise BadMesh(
+            f"{path.name!r} is broken or no {path.suffix.lower()} mesh; copy or export it again (its reader stopped by "
+            f"{type(error).__name__}: {error})"
+        ) from error
     pieces = [
         (scene.graph[node][0], piece)
         for node in scene.graph.nodes_geometry

@@ -3,6 +3,7 @@
     python -m data_tools.toybox                              2000 / 50 / 30 objects into data/toybox
     python -m data_tools.toybox out=data/small objects.train=100
     python -m data_tools.toybox official=data/toybox_official official_size=256     SyncDreamer's layout as well
+    python -m data_tools.toybox free=data/toybox_free        the same objects from 12 random poses each
 
 A run that was stopped continues where it was.
 """
@@ -21,7 +22,7 @@ def check(cfg: dict[str, Any]) -> None:
     for split, count in cfg["objects"].items():
         one_of("objects", split, SPLITS)
         whole(f"objects.{split}", count, least=0)
-    for key, least in {"seed": 0, "image_size": 8, "official_size": 8, "supersample": 1}.items():
+    for key, least in {"seed": 0, "image_size": 8, "official_size": 8, "supersample": 1, "free_views": 2}.items():
         whole(key, cfg[key], least)
     if cfg["num_workers"] is not None:
         whole("num_workers", cfg["num_workers"], least=0)
@@ -35,6 +36,7 @@ def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
     from core.progress import progress_bar
+    from data_tools.toybox.free import write_free
     from data_tools.toybox.make import Recipe, make
     from data_tools.toybox.official import write_official
 
@@ -53,6 +55,9 @@ def main(cfg: DictConfig) -> None:
         for split, uids in index["splits"].items():
             written = write_official(root, Path(cfg.official) / split, split, uids, size=cfg.official_size)
             show(written, f"official layout, {split}", len(uids))
+    if cfg.free is not None:
+        written = write_free(root, Path(cfg.free), recipe, num_views=cfg.free_views, num_workers=workers)
+        show(written, "from random poses", sum(map(len, index["splits"].values())))
     counts = ", ".join(f"{len(uids)} {split}" for split, uids in index["splits"].items())
     print(f"{root}: {counts} objects, sha256 {index['sha256'][:16]}")
 

@@ -13,9 +13,10 @@ import hashlib
 import json
 import shutil
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ from core.files import atomic_file
 from core.render.raster import render_mesh
 from core.types import Cameras, Mesh
 from core.views import ViewSet, write_views
-from data_tools.toybox.grammar import DISTANCE, ToyObject, sample_object
+from data_tools.toybox.grammar import DISTANCE, sample_object
+from data_tools.toybox.parts import ToyObject
 
 INPUT_ELEVATIONS_DEG = (-10.0, 40.0)
 # Version of everything that decides an object's content; raise it with any change to shapes, words, light or cameras.
@@ -129,21 +131,20 @@ def make(root: Path, recipe: Recipe, objects: Mapping[str, int], *, num_workers:
             yield split
         else:
             missing.append((split, number))
-    if num_workers == 0:
-        for split, number in missing:
-            write_object(root, recipe, split, number)
-            yield split
-    else:
-        yield from _make_in_parallel(root, recipe, missing, num_workers)
+    yield from write_all(partial(write_object, root, recipe), missing, num_workers)
     _write_index(root, recipe, wanted)
 
 
-def _make_in_parallel(
-    root: Path, recipe: Recipe, missing: Iterable[tuple[str, int]], num_workers: int
-) -> Iterator[str]:
+def write_all(write: Callable[[str, int], None], objects: Iterable[tuple[str, int]], num_workers: int) -> Iterator[str]:
+    """Call `write(split, number)` for each object, in so many processes (0: in this one); yields the split of each."""
+    if num_workers == 0:
+        for split, number in objects:
+            write(split, number)
+            yield split
+        return
     pool = ProcessPoolExecutor(num_workers, initializer=_start_worker)
     try:
-        jobs = {pool.submit(write_object, root, recipe, split, number): split for split, number in missing}
+        jobs = {pool.submit(write, split, number): split for split, number in objects}
         for job in as_completed(jobs):
             job.result()
             yield jobs[job]

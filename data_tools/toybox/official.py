@@ -27,7 +27,7 @@ def write_official(root: Path, folder: Path, split: str, uids: Sequence[str], *,
 
     BadOutput where objects of another toybox or of another size are.
     """
-    _claim(folder, {"toybox": read_index(root)["sha256"], "image_size": size})
+    claim(folder, {"toybox": read_index(root)["sha256"], "image_size": size}, option="official")
     for uid in uids:
         for part in ("input", "target"):
             final = folder / part / uid
@@ -42,8 +42,12 @@ def write_official(root: Path, folder: Path, split: str, uids: Sequence[str], *,
         temporary.write_bytes(pickle.dumps(list(uids)))
 
 
-def _claim(folder: Path, made_from: dict[str, Any]) -> None:
-    """Note what a new folder is made from, or refuse one that was made from something else."""
+def claim(folder: Path, made_from: dict[str, Any], *, option: str) -> None:
+    """Note what a new folder is made from, or refuse one that was made from something else.
+
+    Args:
+        option: the setting that names the folder, for the message of BadOutput.
+    """
     path = folder / "made_from.json"
     if not folder.exists() or not any(folder.iterdir()):
         with atomic_file(path) as temporary:
@@ -52,9 +56,9 @@ def _claim(folder: Path, made_from: dict[str, Any]) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadOutput(f"{str(folder)!r} does not say what it was made from; choose another official=") from error
+        raise BadOutput(f"{str(folder)!r} does not say what it was made from; choose another {option}=") from error
     if found != made_from:
-        raise BadOutput(f"{str(folder)!r} was made from {found}, not from {made_from}; choose another official=")
+        raise BadOutput(f"{str(folder)!r} was made from {found}, not from {made_from}; choose another {option}=")
 
 
 def _write_views(source: Path, folder: Path, size: int, *, with_meta: bool) -> None:

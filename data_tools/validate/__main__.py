@@ -2,9 +2,10 @@
 
     python -m data_tools.validate root=data/views                                 view sets
     python -m data_tools.validate root=their_data layout=syncdreamer out=checked  an official layout, as it lies there
+    python -m data_tools.validate root=data/packed                                what data_tools.pack made
 
-Prints a table and writes `validation.json`, which training takes (data.report=.../validation.json). Exit code 0 says
-that all is well, 2 that something is broken.
+Prints a table and writes `validation.json`, also into a data folder that training reads (beside=true), where training
+finds it. Exit code 0 says that all is well, 2 that something is broken.
 """
 
 from omegaconf import DictConfig, OmegaConf
@@ -28,11 +29,13 @@ def main(cfg: DictConfig) -> None:
     """Every broken object of a data set, with the reason."""
     from pathlib import Path
 
-    from data_tools.validate.report import raise_if_broken, table, validate, write_report
+    from data_tools.validate.report import raise_if_broken, table, validate, write_beside, write_report
 
     report = validate(OmegaConf.to_container(cfg))
     path = write_report(Path(cfg.out), report)
     print(table(report))
+    if cfg.beside and (said := write_beside(report)) is not None:
+        print(said)
     raise_if_broken(report, path)
 
 

@@ -1,16 +1,17 @@
 """What can be wrong with one object of a data set, beside what `core.views` finds in every view set."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from core.errors import UserError
 from core.views import ViewSet
 from data_tools.layouts import load
-from data_tools.layouts._shared import images_digest, judge
+from data_tools.layouts._shared import Sheet, images_digest, judge
 
 NEARLY_PARALLEL = 1e-4  # of the axes' spread; below it there is no point that they all look at
 
@@ -32,8 +33,7 @@ class Expected:
     num_views: int | None = None
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that is wrong. `view` is None where it is about the whole part, `part` "" where about all of it."""
 
     object: str
@@ -48,12 +48,18 @@ def check_object(root: Path, name: str, expected: Expected) -> tuple[list[Findin
         sheets = load(expected.layout).read(root, name)
     except UserError as error:
         return [Finding(name, "", None, str(error))], ""
+    findings = judge_sheets(name, sheets, expected)
+    return findings, "" if findings else " ".join(images_digest(sheet) for sheet in sheets.values())
+
+
+def judge_sheets(name: str, sheets: Mapping[str, Sheet], expected: Expected) -> list[Finding]:
+    """Everything wrong with an object's view sets."""
     findings = []
     for part, sheet in sheets.items():
         views, faults = judge(sheet, expected.mask)
         faults = faults if views is None else [*_wrong_form(views, expected), *_wrong_content(views)]
         findings += [Finding(name, part, *_split(fault)) for fault in faults]
-    return findings, "" if findings else " ".join(images_digest(sheet) for sheet in sheets.values())
+    return findings
 
 
 def _split(fault: str) -> tuple[int | None, str]:
@@ -102,7 +108,8 @@ def check_splits(splits: dict[str, Sequence[str]]) -> list[Finding]:
     found: dict[str, list[tuple[str, str]]] = {}
     for split, names in splits.items():
         for name in dict.fromkeys(names):
-            found.setdefault(name.removeprefix(f"{split}/"), []).append((split, name))
+            folder, _, rest = name.partition("/")
+            found.setdefault(rest if folder in splits else name, []).append((split, name))
     return [
         Finding(name, "", None, f"is in the splits {' and '.join(split for split, _ in places)}")
         for places in found.values()

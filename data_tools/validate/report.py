@@ -4,6 +4,9 @@ validation.json:
     root, layout                     what was validated
     objects, num_good                counts
     names_sha256                     of the objects' names (core.data.dropping), by which training knows the list
+    stamps                           {name: [files, bytes, newest change]} of up to 1000 objects in their folders, or
+                                     of the shards with broken objects: by it training knows an old report
+    pack_sha256, pack_objects        of a pack: hash of its index, and how many of its objects were looked at
     broken                           {name: [reasons]}, in the data set's order
     findings                         [{object, part, view, reason}]: the same, apart
     provenance
@@ -16,25 +19,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from core.checkpoints.datafiles import read_names
-from core.data.dropping import names_hash
-from core.errors import BadData
+from core.data.names import names_hash
+from core.data.reports import REPORT
+from core.errors import BadData, BadOutput
 from core.files import atomic_file
 from core.progress import progress_bar
 from core.provenance import provenance
 from data_tools.layouts import load
 from data_tools.layouts._archives import unpacked
-from data_tools.layouts._shared import Listing, listing
-from data_tools.validate.checks import Expected, Finding, check_object, check_splits, check_twins
+from data_tools.validate.checks import Finding, check_splits, check_twins
+from data_tools.validate.packed import is_packed
+from data_tools.validate.sources import Source, folders, packed
 
-REPORT = "validation.json"
 CHUNK = 16  # objects handed to a process at once
 SHOWN = 50  # rows of the table
 
@@ -42,21 +44,18 @@ SHOWN = 50  # rows of the table
 def validate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """The report on the data set in `cfg["root"]`, a folder or an archive; BadData where it is none."""
     with unpacked(Path(cfg["root"]), Path(cfg["out"]), load(cfg["layout"]).find) as root:
-        return _validate(cfg, root)
+        return _validate(cfg, packed(cfg, root) if is_packed(root) else folders(cfg, root))
 
 
-def _validate(cfg: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    expected = Expected(cfg["layout"], cfg["mask"], cfg["size"], cfg["num_views"])
-    listed = load(cfg["layout"]).find(root)
-    if cfg["uids"] is not None:
-        listed = _chosen(listed, Path(cfg["uids"]))
+def _validate(cfg: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    listed = source.listed
     findings = [Finding(name, "", None, reason) for name, reason in listed.faults]
     contents: dict[str, str] = {}
-    work = partial(check_object, root, expected=expected)
-    workers = min(cfg["workers"] or os.cpu_count() or 1, -(-len(listed.names) // CHUNK))
+    workers = min(cfg["workers"] or os.cpu_count() or 1, -(-len(source.items) // CHUNK))
     with _mapped(workers) as run, progress_bar() as bar:
-        results = bar.track(run(work, listed.names), total=len(listed.names), description="validating")
-        for name, (found, content) in zip(listed.names, results, strict=True):
+        work = run(source.check, [item for item, _ in source.items])
+        results = bar.track(work, total=len(source.items), description="validating")
+        for (_, name), (found, content) in zip(source.items, results, strict=True):
             findings += found
             contents[name] = content
     splits = dict(listed.splits)
@@ -67,22 +66,15 @@ def _validate(cfg: Mapping[str, Any], root: Path) -> dict[str, Any]:
         broken.setdefault(finding.object, []).append(_in_words(finding))
     return {
         "root": cfg["root"],
-        "layout": cfg["layout"],
+        "layout": source.layout,
         "objects": len(listed.names),
         "num_good": sum(name not in broken for name in listed.names),
         "names_sha256": names_hash(listed.names),
+        **source.facts(broken),
         "broken": broken,
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [finding._asdict() for finding in findings],
         "provenance": provenance(dict(cfg), seed=cfg["seed"]),
     }
-
-
-def _chosen(listed: Listing, path: Path) -> Listing:
-    """Only the objects of another list; one that the data set lacks is broken when it is looked at."""
-    names = read_names(path)
-    if not names:
-        raise BadData(f"{str(path)!r} lists no objects")
-    return listing(names, path.name, listed.only(names).splits)
 
 
 @contextmanager
@@ -109,6 +101,20 @@ def _in_words(finding: Finding) -> str:
     place = [finding.part] if finding.part else []
     place += [f"view {finding.view}"] if finding.view is not None else []
     return f"{', '.join(place)}: {finding.reason}" if place else finding.reason
+
+
+def write_beside(report: Mapping[str, Any]) -> str | None:
+    """The report in the data folder itself, where training looks for it; a line where it cannot be written.
+
+    Of archives, and of layouts that no training reads, nothing is written.
+    """
+    if "stamps" not in report:
+        return None
+    try:
+        path = write_report(Path(report["root"]), report)
+    except BadOutput as error:
+        return f"{error}; training takes the report by data.report="
+    return f"training finds the report in {str(path)!r}"
 
 
 def write_report(out: Path, report: Mapping[str, Any]) -> Path:
@@ -148,5 +154,8 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 def raise_if_broken(report: Mapping[str, Any], path: Path) -> None:
     """BadData that counts, so that the program ends with exit code 2."""
     if report["broken"]:
-        bad = f"{len(report['broken'])} broken objects, {report['num_good']} of {report['objects']} good"
+        broken = report["objects"] - report["num_good"]
+        more = len(report["broken"]) - broken  # of names that are none, and of shards
+        beside = f" and {more} faults beside them" if more else ""
+        bad = f"{broken} broken objects{beside}, {report['num_good']} of {report['objects']} good"
         raise BadData(f"{bad}; all reasons are in {str(path)!r}")

@@ -78,11 +78,10 @@ class ClipSystem(TrainingModule):
         }
 
 
-def word_tokenizer(root: str) -> PreTrainedTokenizerFast:
+def word_tokenizer(root: str, max_dropped: float = 0.0) -> PreTrainedTokenizerFast:
     """One token per word of the training captions, in alphabetical order; other words are <unknown>."""
-    words = sorted(
-        {word for caption in open_pack(root, "train").captions for word in caption.replace(",", " ,").split()}
-    )
+    captions = open_pack(root, "train", max_dropped).captions
+    words = sorted({word for caption in captions for word in caption.replace(",", " ,").split()})
     vocabulary = SPECIAL | {word: len(SPECIAL) + number for number, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
     tokenizer.normalizer = normalizers.Lowercase()

@@ -83,7 +83,7 @@ class VaeSystem(TrainingModule):
         The factor is taken from sampled latents of training images (Rombach et al. 2022, section G).
         """
         self.vae.eval()
-        train, test = open_pack(root, "train"), open_pack(root, "test")
+        train, test = open_pack(root, "train", None), open_pack(root, "test")
         sampler = torch.Generator().manual_seed(0)
         numbers = torch.linspace(0, len(train.uids) - 1, min(64, len(train.uids))).long().tolist()
         images = (train.pixels(number, list(range(0, 32, 2))) for number in numbers)

@@ -12,6 +12,7 @@ from PIL import Image
 from core.errors import BadConfig, UserError
 from core.images import framed, prepare_input, read_image, read_image_with_info
 from data_tools.crop import check, main
+from data_tools.pictures.viewfusion import viewfusion_framed
 from data_tools.pictures.zero123 import zero123_framed
 
 
@@ -71,6 +72,24 @@ def test_zero123_cuts_alpha_at_127_and_keeps_the_colours_of_what_passes():
     assert torch.equal(found[:, 124:132, 124:132], torch.tensor([0.0, 0, 1])[:, None, None].expand(3, 8, 8))
 
 
+def test_viewfusions_canvas_makes_the_object_as_broad_as_asked_and_scales_nothing():
+    # Columns 20..59 of 80: breadth 0.5, so the side is int(0.5 * 80 / 0.8) = 50, and the picture moves by
+    # int((50 - 80) / 2) = -15, int((50 - 64) / 2) = -7: rows 10..29 lie at 3, columns at 5.
+    rgba = picture(64, 80, slice(10, 30), slice(20, 60))
+    found, breadth = viewfusion_framed(rgba, target_breadth=0.8)
+    assert breadth == 0.5 and found.shape == (4, 50, 50)
+    assert box(found[3] > 0) == (5, 3, 45, 23)
+    assert (found[3] > 0).any(dim=0).double().mean() == 0.8
+    larger, _ = viewfusion_framed(rgba, target_breadth=0.25)  # side 160, moved by 40, 48
+    assert larger.shape == (4, 160, 160) and box(larger[3] > 0) == (60, 58, 100, 78)
+    assert viewfusion_framed(rgba, target_breadth=0.25, size=64)[0].shape == (4, 64, 64)
+
+
+def test_viewfusions_breadth_of_a_high_picture_counts_columns_but_scales_by_the_longer_side():
+    # Columns 10..19 of 40, 100 high: int(0.25 * 100 / 0.5) = 50.
+    assert viewfusion_framed(picture(100, 40, slice(0, 9), slice(10, 20)), target_breadth=0.5)[0].shape == (4, 50, 50)
+
+
 def saved(path: Path, rgba: torch.Tensor) -> Path:
     path.parent.mkdir(exist_ok=True)
     Image.fromarray((rgba * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
@@ -80,6 +99,7 @@ def saved(path: Path, rgba: torch.Tensor) -> Path:
 def crop(source: Path, out: Path, **settings) -> None:
     """The program without Hydra, which takes most of a second."""
     cfg = {"rule": "syncdreamer", "crop_size": 200, "size": 256, "mask": None, "overwrite": False, "seed": 0}
+    cfg["target_breadth"] = None
     cfg |= {"input": str(source), "out": str(out), **settings}
     check(cfg)
     main.main(OmegaConf.create(cfg))
@@ -122,13 +142,23 @@ def test_an_empty_picture_is_listed_and_the_others_are_framed(tmp_path):
         with pytest.raises(UserError, match="no foreground pixels"):
             crop(tmp_path / "in", tmp_path / rule, rule=rule)
         assert [path.name for path in (tmp_path / rule).glob("*.png")] == ["full.png"]
+    with pytest.raises(UserError, match="no foreground pixels"):
+        crop(tmp_path / "in", tmp_path / "breadth", rule="viewfusion", crop_size=None, size=None, target_breadth=0.6)
+    assert read_image(tmp_path / "breadth/full.png").shape == (4, 16, 16)  # int(10 / 16 * 16 / 0.6)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"crop_size": 300}, "crop_size=300: expected a whole number from 1 to 256"),
-        ({"rule": "zero124"}, "rule=zero124: choose one of syncdreamer, zero123"),
+        ({"rule": "zero124"}, "rule=zero124: choose one of syncdreamer, zero123, viewfusion"),
+        ({"rule": "viewfusion", "crop_size": None}, "rule=viewfusion needs target_breadth="),
+        ({"rule": "viewfusion", "target_breadth": 0.5}, "crop_size=200: rule=viewfusion scales no box"),
+        (
+            {"rule": "viewfusion", "crop_size": None, "target_breadth": 0.0},
+            "target_breadth=0.0: expected a number above 0",
+        ),
+        ({"target_breadth": 0.5}, "target_breadth=0.5 is of rule=viewfusion"),
         ({"rule": "zero123", "crop_size": -1}, "rule=zero123 never does"),
         ({"size": 0}, "size=0: expected"),
         ({"mask": "whyte"}, "mask=whyte is neither"),

@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from core.data.shards import Pack, PackedViews, key_of
+from core.data.packed_views import PackedViews
+from core.data.shards import Pack, key_of
 from core.data.toybox import ToyboxViews
 from core.errors import BadData, BadOutput, BadRequest, UserError
 from core.training.loader import Items, Plan, train_loader
@@ -151,39 +152,54 @@ def test_a_truncated_shard_is_reported_and_the_rest_is_used(toybox, copy, caplog
     second = Pack(copy).table[3]  # the second object of the second shard
     assert second.name == "train/train-00003"
     cut(copy / "000001.tar", second.offset + 700)
-    with pytest.raises(BadData, match=r"1 of 5 training objects are broken.* data.max_dropped=0.2"):
+    with pytest.raises(BadData, match=r"1 of 5 training objects are broken.* data.max_lost=0.2"):
         PackedViews(root=str(copy))
-    items = PackedViews(root=str(copy), max_dropped=0.2)
+    items = PackedViews(root=str(copy), max_lost=0.2)
     assert "shard 000001.tar is truncated" in caplog.text
     read = [items.__getitem__(index, generator(0, index)) for index in range(len(items))]
     assert [item["uid"] for item in read] == ["train-00000", "train-00001", "train-00002", "train-00004"]
     assert equal(read[3], ToyboxViews(root=str(toybox), split="train").__getitem__(4, generator(0, 3)))
     assert len(batches(items)) == 6
     caplog.clear()
-    assert len(PackedViews(root=str(copy), split="val")) == 2 and not caplog.text
+    assert len(PackedViews(root=str(copy), split="val")) == 2 and "WARNING" not in caplog.text
 
 
 def test_a_shard_that_only_lost_its_end_marks_has_lost_nothing(copy, caplog):
     cut(copy / "000001.tar", (copy / "000001.tar").stat().st_size - 1000)
-    assert len(PackedViews(root=str(copy))) == 5 and not caplog.text
+    assert len(PackedViews(root=str(copy))) == 5 and "WARNING" not in caplog.text
 
 
 def test_a_missing_shard_is_reported_too_and_never_all_may_be_missing(copy, caplog):
     (copy / "000000.tar").unlink()
-    assert len(PackedViews(root=str(copy), max_dropped=0.5)) == 3
+    assert len(PackedViews(root=str(copy), max_lost=0.5)) == 3
     assert "shard 000000.tar is missing or empty: 2 of 2 objects are lost" in caplog.text
     for path in copy.glob("*.tar"):
         path.unlink()
     with pytest.raises(BadData, match="5 of 5 training objects are broken"):
-        PackedViews(root=str(copy), max_dropped=0.99)
+        PackedViews(root=str(copy), max_lost=0.99)
 
 
-def test_a_flipped_byte_costs_one_object_which_another_replaces_while_training(copy):
-    entry = Pack(copy).table[2]
-    content = bytearray((copy / "000001.tar").read_bytes())
+def flip_a_byte(root: Path, number: int) -> None:
+    entry = Pack(root).table[number]
+    path = root / Pack(root).table.index["shards"][entry.shard]["file"]
+    content = bytearray(path.read_bytes())
     content[entry.offset + entry.size // 2] ^= 1
-    (copy / "000001.tar").write_bytes(content)
+    path.write_bytes(content)
+
+
+def test_a_flipped_byte_is_found_at_the_start_and_the_object_dropped_where_it_may_be(copy, caplog):
+    flip_a_byte(copy, 2)
+    with pytest.raises(BadData, match=r"1 of 5 .*train/train-00002 in .* is damaged.* data.max_dropped=0.2"):
+        PackedViews(root=str(copy))
+    items = PackedViews(root=str(copy), max_dropped=0.2)
+    read = [items.__getitem__(index, generator(0, index))["uid"] for index in range(len(items))]
+    assert read == ["train-00000", "train-00001", "train-00003", "train-00004"]
+    assert "they are left out (data.max_dropped=0.2)" in caplog.text
+
+
+def test_a_byte_flipped_later_costs_one_object_which_another_replaces_while_training(copy):
     items = PackedViews(root=str(copy))
+    flip_a_byte(copy, 2)
     with pytest.raises(BadData, match=r"train/train-00002 in .*000001.tar' is damaged"):
         items.__getitem__(2, generator(0, 0))
     broken = {index for _, faults in batches(items) for index, _ in faults}
@@ -216,6 +232,45 @@ def test_objects_that_changed_are_refused_and_with_overwrite_packed_anew(toybox,
     pack(source, tmp_path / "out", overwrite=True)
     _, files = Pack(tmp_path / "out").read(0)
     assert files["view16.png"] == image.read_bytes()
+
+
+def test_a_pack_that_failed_leaves_no_shard_no_list_and_no_index(toybox, tmp_path):
+    source = Path(shutil.copytree(toybox / "val", tmp_path / "val"))
+    for name in ("val-00000", "val-00001"):
+        (source / name / "input/images/005.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no object of .* could be packed"):
+        pack(source, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.jsonl"]
+
+
+def test_a_shard_whose_objects_all_fail_is_not_there_and_the_others_are_read(toybox, tmp_path):
+    source = Path(shutil.copytree(toybox / "train", tmp_path / "train"))
+    image = source / "train-00001/input/images/005.png"
+    content = image.read_bytes()
+    image.write_bytes(b"")
+    with pytest.raises(UserError, match="1 of 5 objects failed"):
+        pack(source, tmp_path / "out", objects_per_shard=1)
+    assert list(shards(tmp_path / "out")) == ["000000.tar", "000002.tar", "000003.tar", "000004.tar"]
+    assert not (tmp_path / "out/000001.json").exists()
+    items = PackedViews(root=str(tmp_path / "out"), split=None)
+    read = [items.__getitem__(index, generator(0, index))["uid"] for index in range(len(items))]
+    assert read == ["train-00000", "train-00002", "train-00003", "train-00004"]
+    image.write_bytes(content)
+    assert pack(source, tmp_path / "out", objects_per_shard=1) == {"objects": 5, "shards": 5, "skipped": 4}
+    image.write_bytes(b"")  # now that there is a shard, it goes
+    with pytest.raises(UserError, match="1 of 5 objects failed"):
+        pack(source, tmp_path / "out", objects_per_shard=1, overwrite=True)
+    assert "000001.tar" not in shards(tmp_path / "out")
+
+
+def test_a_pack_that_is_stopped_while_it_changes_has_no_index(toybox, copy, monkeypatch):
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data_tools.pack.make.write_table", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        pack(toybox, copy, overwrite=True)
+    assert not (copy / "index.json").exists()
 
 
 def test_a_larger_packs_shards_are_not_left_among_a_smaller_ones(toybox, copy):

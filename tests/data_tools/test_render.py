@@ -92,8 +92,9 @@ def test_a_process_that_dies_fails_its_own_object_only(meshes, tmp_path, monkeyp
     ("arguments", "words"),
     [
         ("rig=nothing", "choose one of mvdream"),
-        ("rig=ouroboros num_views=3", "unknown key 'ouroboros.num_views'"),
-        ("elevation_deg=[0,20]", "expected a number"),
+        ("rig=ouroboros num_views=3", "num_views=3: rig=ouroboros does not read it; its cameras are fixed"),
+        ("rig=zero123plus elevation_deg=3", "elevation_deg=3: rig=zero123plus does not read it; it reads distance"),
+        ("elevation_deg=[0,20]", "error: elevation_deg=[0, 20]: expected a number"),
         ("engine=cycles", "choose one of cpu, nvdiffrast, blender"),
         ("engine=blender supersample=2", "supersample=2: engine=blender does not read it"),
         ("engine=blender shading=none", "shading=none: engine=blender does not read it"),
@@ -105,7 +106,7 @@ def test_a_process_that_dies_fails_its_own_object_only(meshes, tmp_path, monkeyp
         ("size=4", "from 8 to 2048"),
         ("shading=phong", "choose one of smooth, flat, none"),
         ("input=nowhere", "give one mesh file"),
-        ("normalise=none", "no view sees the object"),
+        ("normalise=none", "no view sees 'far.glb': it is not before the cameras; normalise=unit_cube"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line(tmp_path, arguments, words, capsys):

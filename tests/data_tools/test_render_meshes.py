@@ -50,14 +50,40 @@ def test_broken_meshes_are_one_line_each_and_the_rest_goes_on(tmp_path, capsys):
         "no-mesh.obj": "no faces",
         "points.obj": "no faces",
         "flat.obj": "all 2 faces are degenerate",
-        "index.obj": "broken or no mesh",
+        "index.obj": "': there is no vertex",
         "point.obj": "degenerate",
-        "cut.glb": "broken or no mesh",
+        "cut.glb": "broken or no .glb mesh",
         "untextured.obj": "'gone.mtl' is missing",
     }
     for name, cause in causes.items():
         assert cause in lines[name]["error"] and "\n" not in lines[name]["error"], lines[name]["error"]
         assert not (out / Path(name).stem).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (TRIANGLE + "f 1 2 9\n", "line 4, 'f 1 2 9': there is no vertex 9, only 3"),
+        (TRIANGLE + "f 1 2 0\n", "line 4, 'f 1 2 0': there is no vertex 0"),
+        (TRIANGLE + "f 1 2 q\n", "line 4, 'f 1 2 q': 'q' is no corner of a face"),
+        (TRIANGLE + "f 1 2\n", "line 4, 'f 1 2': a face wants at least three corners"),
+        ("v 0 0 0\nv 0 x 1\nv 0 0 1\nf 1 2 3\n", "line 2, 'v 0 x 1': a vertex wants three numbers"),
+        ("v 0 0\nv 0 1\nv 1 1\nf 1 2 3\n", "line 1, 'v 0 0': a vertex wants three numbers"),
+    ],
+)
+def test_a_broken_obj_is_told_by_its_line(tmp_path, text, words):
+    (tmp_path / "broken.obj").write_text(text)
+    with pytest.raises(BadMesh) as fault:
+        read_surface(tmp_path / "broken.obj")
+    assert f"mesh 'broken.obj' is broken: {words}" in str(fault.value) and "repair that line" in str(fault.value)
+
+
+def test_an_object_seen_edge_on_is_told_from_one_that_stands_elsewhere(tmp_path, capsys):
+    (tmp_path / "flat.obj").write_text("v -1 -1 0\nv 1 -1 0\nv 1 1 0\nf 1 2 3\n")
+    arguments = [f"input={tmp_path / 'flat.obj'}", f"out={tmp_path / 'out'}", *TINY, "rig=orbit", "num_views=2"]
+    message = refused([*arguments, "elevation_deg=0"], capsys)
+    assert "'flat.obj': it is before the cameras but covers no pixel (it is 1 x 1 x 0 in world units" in message
+    assert "elevation_deg=" in message and "normalise" not in message
 
 
 def test_a_mesh_with_more_faces_than_the_limit_is_refused_with_the_numbers(tmp_path, monkeypatch):
@@ -111,7 +137,7 @@ def test_a_glb_whose_chunks_lie_about_their_lengths_is_one_line(tmp_path):
         ("no-binary.glb", whole[: 20 + header]),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(BadMesh, match="broken or no mesh") as fault:
+        with pytest.raises(BadMesh, match=r"broken or no \.glb mesh") as fault:
             read_surface(tmp_path / name)
         assert "\n" not in str(fault.value)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,18 +20,23 @@ from torch.testing import assert_close
 from core.cameras.poses import spherical
 from core.cameras.rigs import rig
 from core.checkpoints.load import read_legacy_pickle
+from core.config import instantiate
 from core.data.toybox import NUM_VIEWS, ToyboxImages, ToyboxObjects, ToyboxViews, open_pack
 from core.errors import BadData, BadOutput
 from core.images import training_image
 from core.render.raster import render_mesh
+from core.settings import composed, settings
 from core.views import read_views, validate_views
 from data_tools.toybox.__main__ import main
-from data_tools.toybox.grammar import COLORS, sample_object
+from data_tools.toybox.grammar import sample_object
 from data_tools.toybox.make import Recipe, make, sample, write_object
 from data_tools.toybox.official import write_official
+from data_tools.toybox.parts import COLORS
 from data_tools.toybox.primitives import PRIMITIVES
+from projects.toybox import train
 
 RECIPE = Recipe(seed=5, image_size=32)
+SMALL = Recipe(seed=5, image_size=16, supersample=1)
 OBJECTS = {"train": 2, "val": 1, "test": 1}
 
 
@@ -62,6 +68,14 @@ def test_an_object_is_a_function_of_seed_split_and_number():
     captions = {sample(recipe, split, number).toy.caption for recipe in (RECIPE, Recipe(seed=6))
                 for split in ("train", "test") for number in range(3)}  # fmt: skip
     assert len(captions) == 12
+
+
+CAPTIONS = "e86a84056edd8e581f118b5afd89b9a94937f4cfcbb475f56f76c11ac9803026"  # of the first 30
+
+
+def test_the_objects_are_those_that_the_bundled_weights_learned_from():
+    captions = "\n".join(sample(Recipe(), "train", number).toy.caption for number in range(30))
+    assert hashlib.sha256(captions.encode()).hexdigest() == CAPTIONS
 
 
 @pytest.mark.parametrize("number", range(40))
@@ -297,6 +311,42 @@ def test_every_broken_object_of_a_toybox_is_counted_before_training(tmp_path, ch
         transforms = json.loads((folder / "transforms.json").read_text(encoding="utf-8"))
         change(transforms)
         (folder / "transforms.json").write_text(json.dumps(transforms), encoding="utf-8")
-    with pytest.raises(BadData, match=r"2 of 3 objects of the split 'train' are broken, the first: 'train-00001/input"):
+    with pytest.raises(BadData, match=r"2 of 3 training objects are broken, the first: 'train-00001/input.*0\.667"):
         open_pack(tmp_path, "train")
     assert not (tmp_path / "train.npy").exists()
+    items = ToyboxViews(root=str(tmp_path), split="train", max_dropped=0.67)
+    assert items.pack.uids == ["train-00000"] and len(items) == 1
+
+
+@pytest.fixture
+def damaged(tmp_path) -> Path:
+    list(make(tmp_path, SMALL, {"train": 3}, num_workers=0))
+    (tmp_path / "train/train-00000/target/images/000.png").write_bytes(b"")
+    return tmp_path
+
+
+def test_a_toybox_drops_the_same_objects_each_time_counts_them_and_reads_the_others(damaged, caplog):
+    for _ in range(2):  # as it is packed, and from the pack
+        images = ToyboxImages(root=str(damaged), split="train", max_dropped=0.34)
+        assert "1 of 3 training objects are broken, the first: 'train-00000/target/images/000.png'" in caplog.text
+        assert "they are left out (data.max_dropped=0.34)" in caplog.text
+        caplog.clear()
+        assert images.pack.uids == ["train-00001", "train-00002"] and len(images) == 64
+        second = read_views(damaged / "train/train-00002/target").images
+        assert torch.equal(images.__getitem__(33, torch.Generator())["pixels"], training_image(second[1]) * 2 - 1)
+    with pytest.raises(BadData, match=r"1 of 3 training objects are broken.*data\.max_dropped=0\.334"):
+        ToyboxViews(root=str(damaged), split="train")
+
+
+def test_a_toybox_object_that_was_repaired_is_read_again(damaged):
+    before = open_pack(damaged, "train", 0.5)
+    shutil.rmtree(damaged / "train/train-00000")
+    list(make(damaged, SMALL, {"train": 3}, num_workers=0))
+    after = open_pack(damaged, "train")
+    assert after.uids == ["train-00000", "train-00001", "train-00002"] and after.sha256 != before.sha256
+
+
+def test_the_settings_let_a_toybox_drop_objects(damaged):
+    given = ["+experiment=toybox/vae", f"data.root={damaged}", "data.max_dropped=0.4", "data.val=null"]
+    cfg = settings(train.main.program, composed(train.main.program, given))
+    assert len(instantiate(cfg.data.train)) == 2 * 32

@@ -1,9 +1,6 @@
-"""Validating data sets: every fault is found with its reason and place, and training refuses or drops by the report."""
+"""Validating data sets: every fault is found with its reason and place."""
 
 import json
-import logging
-import pickle
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +9,12 @@ import torch
 from PIL import Image
 
 from core.cameras.rigs import rig
-from core.config import instantiate
-from core.data.dropping import names_hash, usable
-from core.errors import BadConfig, BadData, UserError
-from core.settings import composed, settings
+from core.data.names import names_hash
 from core.types import Cameras
 from core.views import ViewSet, write_views
-from data_tools.layouts._convert import export_all
 from data_tools.validate.__main__ import main
-from data_tools.validate.report import table, validate
-from projects.syncdreamer import train
-from projects.syncdreamer.data import OfficialViews
-
-SIZE = 16
-SETTINGS = {"layout": "views", "mask": None, "size": None, "num_views": None, "uids": None, "workers": 1, "seed": 0}
-
-
-def views(seed: int = 0, *, num_views: int = 4, size: int = SIZE, name: str = "syncdreamer") -> ViewSet:
-    images = (
-        torch.randint(0, 256, (num_views, 4, size, size), generator=torch.Generator().manual_seed(seed)).float() / 255
-    )
-    return ViewSet(images, rig(name, size=size, num_views=num_views), f"object {seed}")
-
-
-def checked(root: Path, **changes) -> dict:
-    return validate({**SETTINGS, "root": str(root), "out": str(root.parent / "out"), **changes})
+from data_tools.validate.report import table
+from tests.data_tools.validating import SIZE, checked, views
 
 
 def edited(folder: Path, change) -> None:
@@ -226,147 +204,3 @@ def test_a_long_table_is_cut_and_counted():
     lines = table(report).splitlines()
     assert len(lines) == 53
     assert lines[-2] == "... and 40 more"
-
-
-# ---- training by the report
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Path:
-    """SyncDreamer's layout with four objects, written by our exporter."""
-    folder = tmp_path_factory.mktemp("exported")
-    for seed, name in enumerate(("a", "b", "c", "stuhl ä")):
-        for part in ("target", "input"):
-            write_views(folder / "views" / name / part, views(seed, num_views=16))
-    cfg = {"layout": "syncdreamer", "source": str(folder / "views"), "part": None, "up": "z", "overwrite": False}
-    export_all({**cfg, "seed": 0}, folder / "official")
-    return folder / "official"
-
-
-@pytest.fixture
-def official(exported, tmp_path) -> Path:
-    """A copy, to be damaged."""
-    return shutil.copytree(exported, tmp_path / "official data")
-
-
-def items(root: Path, **options) -> OfficialViews:
-    folders = {"target_dir": str(root / "target"), "input_dir": str(root / "input"), "uids": str(root / "uid_set.pkl")}
-    return OfficialViews(**folders, image_size=SIZE, **options)
-
-
-def names(data: OfficialViews) -> list[str]:
-    return [bytes(uid).decode() for uid in data.uids]
-
-
-def report_on(root: Path) -> str:
-    report = checked(root, layout="syncdreamer")
-    (root / "validation.json").write_text(json.dumps(report), encoding="utf-8")
-    return str(root / "validation.json")
-
-
-def test_training_refuses_a_set_that_the_report_calls_broken(official):
-    (official / "target/b/003.png").write_bytes(b"")
-    report = report_on(official)
-    with pytest.raises(BadData, match=r"1 of 4 training objects are broken, the first: b: target, view 3: .*0\.25"):
-        items(official, report=report)
-
-
-def test_training_drops_by_the_report_what_it_may_and_counts_and_names_it(official, caplog):
-    (official / "target/b/003.png").write_bytes(b"")
-    report = report_on(official)
-    for _ in range(2):  # the same ones each time, in the list's order
-        assert names(items(official, report=report, max_dropped=0.25)) == ["a", "c", "stuhl ä"]
-    assert "1 of 4 training objects are broken, the first: b" in caplog.text
-    assert "they are left out (data.max_dropped=0.25)" in caplog.text
-    assert "left out: b\n" in caplog.text
-
-
-def test_a_good_report_drops_nothing_and_says_nothing(official, caplog):
-    report = report_on(official)
-    assert names(items(official, report=report)) == ["a", "b", "c", "stuhl ä"]
-    assert caplog.text == ""
-
-
-def test_an_object_without_its_folder_is_found_without_a_report(official):
-    shutil.rmtree(official / "input/c")
-    with pytest.raises(BadData, match=r"1 of 4 training objects are broken, the first: c: no folder"):
-        items(official)
-    assert names(items(official, max_dropped=0.5)) == ["a", "b", "stuhl ä"]
-
-
-def test_training_without_a_report_says_what_it_did_not_look_at(official, caplog):
-    caplog.set_level(logging.INFO)
-    (official / "target/b/003.png").write_bytes(b"")
-    assert names(items(official)) == ["a", "b", "c", "stuhl ä"]
-    assert "data.report=null: only missing folders are looked for" in caplog.text
-
-
-def test_objects_in_folders_of_folders_are_found(official):
-    for part in ("target", "input"):
-        (official / part / "more").mkdir()
-        (official / part / "b").rename(official / part / "more/b")
-    (official / "uid_set.pkl").write_bytes(pickle.dumps(["a", "more/b"]))
-    assert names(items(official)) == ["a", "more/b"]
-
-
-@pytest.mark.parametrize("name", ["../target/a", "/etc", "a/../../b", "a\0"])
-def test_a_uid_that_leads_out_of_the_folder_stops_training(official, name):
-    (official / "uid_set.pkl").write_bytes(pickle.dumps(["a", name]))
-    with pytest.raises(BadData, match=r"lists .*which (leads out of the folder|is no file name)"):
-        items(official)
-
-
-def test_a_report_about_another_list_is_refused(official):
-    report = report_on(official)
-    (official / "uid_set.pkl").write_bytes(pickle.dumps(["a", "b"]))
-    with pytest.raises(BadData, match="about another list of objects"):
-        items(official, report=report)
-
-
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"names_sha256": 1, "broken": [1]}', None])
-def test_what_is_no_report_is_refused(official, content):
-    path = official / "validation.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(UserError, match="no validation report"):
-        items(official, report=str(path))
-
-
-def test_everything_broken_is_refused_at_any_fraction():
-    with pytest.raises(BadData, match="2 of 2"):
-        usable(["a", "b"], {"a": "x", "b": "y"}, 0.99)
-
-
-@pytest.mark.parametrize("fraction", [-0.1, 1.0, 1.5, float("nan")])
-def test_a_fraction_that_is_none_is_refused(fraction):
-    with pytest.raises(BadConfig, match="max_dropped"):
-        usable(["a"], {}, fraction)
-
-
-def test_a_long_list_of_the_dropped_is_cut_and_counted(caplog):
-    broken = {f"object {index:02d}": "x" for index in range(60)}
-    assert usable([*broken, "good"], broken, 0.99) == [60]
-    assert "object 48, object 49 and 10 more" in caplog.text
-
-
-def test_the_fraction_that_an_error_names_is_enough():
-    broken = {str(index): "x" for index in range(7)}
-    everything = [str(index) for index in range(1003)]
-    with pytest.raises(BadData) as raised:
-        usable(everything, broken, 0.001)
-    enough = float(str(raised.value).rpartition("=")[2])
-    assert len(usable(everything, broken, enough)) == 996
-
-
-def test_a_hash_of_names_ignores_their_order_only():
-    assert names_hash(["a", "b"]) == names_hash(["b", "a"]) != names_hash(["a", "c"])
-
-
-def test_the_settings_reach_the_training_set(official):
-    (official / "target/b/003.png").write_bytes(b"")
-    report = report_on(official)
-    given = [f"data.train.{key}={official / value}".replace(" ", "\\ ") for key, value in
-             (("target_dir", "target"), ("input_dir", "input"), ("uids", "uid_set.pkl"))]  # fmt: skip
-    given += [f"data.report={report}".replace(" ", "\\ "), "data.max_dropped=0.3"]
-    cfg = settings(train.main.program, composed(train.main.program, given))
-    assert names(instantiate(cfg.data.train)) == ["a", "c", "stuhl ä"]
