@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from core.errors import BadConfig
+from core.errors import BadConfig, UserError
 from core.metrics import sfm
 from core.metrics.sfm import Reconstruction, colmap
 from core.views import ViewSet
@@ -22,14 +22,42 @@ def test_without_the_package_the_line_says_how_to_get_it(monkeypatch):
         given(textured_sphere(size=16, num_views=2))
 
 
-def test_colmap_that_ends_or_hangs_is_a_result(monkeypatch, tmp_path):
-    views = textured_sphere(size=16, num_views=2)
-    monkeypatch.setattr(sfm, "find_spec", lambda name: object())
+@pytest.fixture
+def job(monkeypatch, tmp_path):
+    """Puts another program in COLMAP's place."""
+    monkeypatch.setattr(sfm, "check_pycolmap", lambda: None)
     monkeypatch.setattr(sfm, "__file__", str(tmp_path / "sfm.py"))
-    (tmp_path / "colmap_job.py").write_text("import sys; print('bad luck', file=sys.stderr); sys.exit(134)")
-    assert given(views) == Reconstruction(0, 0, None, "COLMAP ended with code 134: bad luck")
-    (tmp_path / "colmap_job.py").write_text("import time; time.sleep(60)")
-    assert "more than 0.5 seconds" in given(views, timeout_seconds=0.5).cause
+    return (tmp_path / "colmap_job.py").write_text
+
+
+def test_colmap_that_aborts_is_a_result(job):
+    job("import os, sys; print('check failed', file=sys.stderr); sys.stderr.flush(); os.abort()")
+    found = given(textured_sphere(size=16, num_views=2))
+    assert found.num_points == 0 and found.cause == "COLMAP ended itself: check failed"
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("raise OSError('disk full')", r"code 1\): OSError: disk full"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", r"code -9\): without a word"),
+        ("import time; time.sleep(60)", "more than 0.5 seconds"),
+    ],
+)
+def test_colmap_that_the_machine_stopped_has_no_result(job, program, words):
+    job(program)
+    with pytest.raises(UserError, match=words):
+        given(textured_sphere(size=16, num_views=2), timeout_seconds=0.5 if "sleep" in program else 60.0)
+
+
+def test_a_broken_installation_is_refused_before_any_object(monkeypatch, tmp_path):
+    (tmp_path / "pycolmap.py").write_text("raise ImportError('libcolmap.so is broken')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(sfm, "find_spec", lambda name: object())
+    sfm._fault_of_pycolmap.cache_clear()
+    with pytest.raises(BadConfig, match=r"cannot be loaded \(ImportError: libcolmap.so is broken\)"):
+        sfm.check_pycolmap()
+    sfm._fault_of_pycolmap.cache_clear()
 
 
 @pytest.mark.slow
