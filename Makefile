@@ -65,11 +65,14 @@ doctor: $(READY) ## what is installed, what is used instead, and why
 toybox: $(READY) ## make the toybox data set in data/toybox (at most 10 CPU-minutes)
 	$(RUN) -m data_tools.toybox
 
-weights: toybox ## train the bundled weights again, in order (about 2 CPU-hours; weights/README.md)
+weights: toybox ## train the bundled weights again, in order (about 4 CPU-hours; weights/README.md)
 	$(RUN) -m projects.toybox.train +experiment=toybox/vae out=outputs/weights/toybox_vae publish=weights/toybox_vae
 	$(RUN) -m projects.toybox.train +experiment=toybox/clip out=outputs/weights/toybox_clip publish=weights/toybox_clip
 	$(RUN) -m projects.syncdreamer.train +experiment=syncdreamer/toybox out=outputs/weights/syncdreamer_toybox
 	$(RUN) -m projects.syncdreamer.publish run=outputs/weights/syncdreamer_toybox
+	$(RUN) -m data_tools.toybox free=data/toybox_free
+	$(RUN) -m projects.viewfusion.train +experiment=viewfusion/toybox out=outputs/weights/viewfusion_toybox
+	$(RUN) -m projects.viewfusion.publish run=outputs/weights/viewfusion_toybox
 	$(MAKE) eval
 	$(RUN) -m projects.syncdreamer.publish run=outputs/weights/syncdreamer_toybox scores=outputs/eval/views/scores.json
 

@@ -6,11 +6,11 @@ Each item's record is one line of `results.jsonl` in the output folder, appended
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.errors import BadOutput, UserError
+from core.errors import BadOutput, BadRequest, UserError
 
 Record = dict[str, Any]
 RESULTS = "results.jsonl"
@@ -31,6 +31,33 @@ def append_result(out: Path, record: Record) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise BadOutput(f"cannot write {path} ({error.strerror}); free space or choose another out=") from error
+
+
+def finished(folder: Path, key: str, *, mark: str, parts: Callable[[Record], Iterable[str]]) -> Record | None:
+    """The record of a folder that was made whole under this key, or None where nothing is.
+
+    Args:
+        mark: the file with the record, a JSON object whose "key" is a digest of all that decides the result.
+        parts: of a record, the files that must be there too.
+
+    BadRequest where something else is: of other inputs, settings or weights, or not made here.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    record = _read_record(folder, mark, parts)
+    if record is None or record["key"] != key:
+        what = "results of another picture, other settings or weights" if record else "other things than whole results"
+        raise BadRequest(f"{str(folder)!r} holds {what}; choose another out= or set overwrite=true")
+    return record
+
+
+def _read_record(folder: Path, mark: str, parts: Callable[[Record], Iterable[str]]) -> Record | None:
+    try:
+        record = json.loads((folder / mark).read_text(encoding="utf-8"))
+        whole = "key" in record and all((folder / name).is_file() for name in parts(record))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return record if whole else None
 
 
 def run_batch(

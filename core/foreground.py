@@ -17,8 +17,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from core.errors import BadCheckpoint, BadImage
-from core.images import read_image_with_info
+from core.errors import BadCheckpoint, BadImage, BadRequest
+from core.files import sha256_file
+from core.images import composite, read_image, read_image_with_info
 from core.masks import MODES, NETWORKS, check_mask_here, network_lacks
 
 WHITE = 0.97  # a background pixel's darkest channel; above SyncDreamer's decoder noise on white, below object colours
@@ -54,6 +55,51 @@ def foreground_mask(
     if not (mask > 0).any():
         raise BadImage(f"no foreground pixels ({label}); choose another mask ({', '.join(MODES)}, or a mask's path)")
     return mask, label
+
+
+def read_object(path: Path, mask: str) -> tuple[Float[Tensor, "4 h w"], str]:
+    """A picture whose alpha marks the object, and how the mask was found.
+
+    Alpha that is the same everywhere marks nothing: most programs write a full one into every PNG.
+    """
+    rgba, info = read_image_with_info(path)
+    if mask in ("alpha", "auto") and rgba[3].min() < rgba[3].max():
+        return rgba, "the picture's alpha" if mask == "alpha" else "mask=auto: the picture's alpha"
+    if mask == "alpha" and rgba[3].max() == 0:
+        raise BadImage(f"{path}: no foreground pixels: alpha is 0 everywhere; give a picture with a visible object")
+    if mask == "alpha":
+        lack = "has the same alpha everywhere, which marks no object" if info.has_alpha else "has no alpha channel"
+        raise BadImage(
+            f"{path} {lack}; pass mask=auto to find the object, mask=white for a white background, or mask=none to use "
+            "the whole picture"
+        )
+    alpha, how = foreground_mask(composite(rgba), mask)
+    return torch.cat([rgba[:3], alpha[None]]), how
+
+
+def with_white_as_alpha(rgb: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 4 h w"]:
+    """Of views painted on white: white joined to the border becomes transparent. An all-white view stays empty."""
+    masks = []
+    for image in rgb:
+        try:
+            masks.append(foreground_mask(image, "white")[0])
+        except BadImage:
+            masks.append(torch.zeros_like(image[0]))
+    return torch.cat([rgb, torch.stack(masks)[:, None]], dim=1)
+
+
+def mask_sha256(mask: str) -> str | None:
+    """Of a mask image, by which results know their mask; None for a way of finding one.
+
+    BadRequest for a file that is no image: it is told before a picture is blamed for it.
+    """
+    if mask in ("alpha", *MODES):
+        return None
+    try:
+        read_image(mask)
+    except BadImage as error:
+        raise BadRequest(f"mask: {error}") from error
+    return sha256_file(mask)
 
 
 def white_mask(rgb: Float[Tensor, "3 height width"]) -> Float[Tensor, "height width"]:

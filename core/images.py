@@ -18,8 +18,8 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from core.errors import BadConfig, BadImage
-from core.files import atomic_file
+from core.errors import BadConfig, BadData, BadImage
+from core.files import atomic_file, sha256_file
 
 MAX_PIXELS = 100_000_000  # as floats such an RGBA image takes 1.6 GB; a compressed bomb claims far more
 
@@ -57,6 +57,14 @@ def decode_image(content: bytes, name: str) -> Float[Tensor, "4 height width"]:
     """`read_image` of a file's content; `name` says in messages where it came from."""
     values = _rgba(_decoded(io.BytesIO(content), repr(name)), name)
     return rearrange(torch.from_numpy(np.ascontiguousarray(values)), "h w c -> c h w")
+
+
+def image_sha256(path: str | Path) -> str:
+    """Of a picture's file, by which results know what they were made of; BadImage for one that cannot be read."""
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise BadImage(f"image {str(path)!r} cannot be read: {error.strerror or error}; give another") from error
 
 
 def write_image(path: str | Path, image: Float[Tensor, "channels height width"]) -> None:
@@ -101,7 +109,12 @@ def composite(
 
 def training_image(rgba: Float[Tensor, "*batch 4 height width"]) -> Float[Tensor, "*batch 3 height width"]:
     """A rendering as SyncDreamer's training sees it: on white, and cut (not rounded) to 8 bits."""
-    return (composite(rgba) * 255).to(torch.uint8).float() / 255
+    return truncated(composite(rgba))
+
+
+def truncated(image: Float[Tensor, "*batch channels height width"]) -> Float[Tensor, "*batch channels height width"]:
+    """Values in [0, 1] cut (not rounded) to 8 bits, as the official programs write their pictures."""
+    return (image * 255).to(torch.uint8).float() / 255
 
 
 def training_pixels(rgba: Float[Tensor, "4 height width"], size: int) -> Float[Tensor, "3 size size"]:
@@ -110,6 +123,15 @@ def training_pixels(rgba: Float[Tensor, "4 height width"], size: int) -> Float[T
     if image.shape[1:] != (size, size):
         image = from_pil(to_pil(image).resize((size, size), Image.Resampling.BICUBIC))
     return image * 2 - 1
+
+
+def check_image_size(size: int, model_size: int) -> None:
+    """BadData for images of another side than the model's: it would compute with them, and learn or say nonsense."""
+    if size != model_size:
+        raise BadData(
+            f"the data has images of {size} x {size} pixels, the model of {model_size} x {model_size}; choose other "
+            f"data, or make it with image_size={model_size}"
+        )
 
 
 def contact_sheet(

@@ -1,6 +1,7 @@
 """Attention processors for a stock diffusers UNet: joint attention over views, attention to one token, xformers."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -36,10 +37,21 @@ class SingleTokenAttnProcessor:
     A softmax over one key is 1, so the result is `to_out(to_v(context))` at every position: queries and keys drop out.
     """
 
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[Tensor, Tensor]] | None = None  # filled within `remembered_contexts`
+
     def __call__(self, attn, hidden_states: Tensor, encoder_hidden_states: Tensor, **_) -> Tensor:
-        assert encoder_hidden_states.shape[1] == 1, "this shortcut holds for one context token only"
-        constant = attn.to_out[0](attn.to_v(encoder_hidden_states))
-        return constant.expand(-1, hidden_states.shape[1], -1)
+        return self.constant(attn, encoder_hidden_states).expand(-1, hidden_states.shape[1], -1)
+
+    def constant(self, attn, context: Tensor) -> Tensor:
+        """What attention to this context gives at every position, [b, 1, c]."""
+        assert context.shape[1] == 1, "this shortcut holds for one context token only"
+        if self.known is None:
+            return attn.to_out[0](attn.to_v(context))
+        # Contexts are told apart by identity; each is kept with its constant, so no other can get its number.
+        if id(context) not in self.known:
+            self.known[id(context)] = (context, attn.to_out[0](attn.to_v(context)))
+        return self.known[id(context)][1]
 
 
 def use_single_token_cross_attention(unet: nn.Module) -> None:
@@ -47,6 +59,23 @@ def use_single_token_cross_attention(unet: nn.Module) -> None:
     for name, module in unet.named_modules():
         if name.endswith("attn2"):
             module.set_processor(SingleTokenAttnProcessor())
+
+
+@contextmanager
+def remembered_contexts(unet: nn.Module) -> Iterator[None]:
+    """Within it, one-token cross-attention computes its constant once for each context tensor, not in every step.
+
+    For sampling: weights and contexts must stay as they are. A context is the very tensor object that was given.
+    """
+    processors = [m.processor for name, m in unet.named_modules() if name.endswith("attn2")]
+    single = [processor for processor in processors if isinstance(processor, SingleTokenAttnProcessor)]
+    for processor in single:
+        processor.known = {}
+    try:
+        yield
+    finally:
+        for processor in single:
+            processor.known = None
 
 
 def use_self_attention(unet: nn.Module, backend: str) -> None:

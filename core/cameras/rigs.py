@@ -41,8 +41,29 @@ def syncdreamer(*, size: int, num_views: int = 16, elevation_deg: float = 30.0, 
     return ring(_turn(num_views), math.radians(elevation_deg), distance, BLENDER_FOCAL, size)
 
 
+def syncdreamer_input(
+    *,
+    size: int,
+    num_views: int = 16,
+    seed: int = 0,
+    elevation_deg: tuple[float, float] = (-10.0, 40.0),
+    distance: float = 1.5,
+) -> Cameras:
+    """SyncDreamer's input views: the targets' azimuths, each at an elevation uniform in a range."""
+    draws = torch.rand(num_views, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    low, high = (math.radians(angle) for angle in elevation_deg)
+    azimuths = _turn(num_views)
+    poses = orbit(azimuths, low + (high - low) * draws, torch.full_like(azimuths, distance)).float()
+    return Cameras(poses, intrinsics(BLENDER_FOCAL, size).expand(num_views, 3, 3), size, size)
+
+
 def circle(*, size: int, num_views: int = 36, elevation_deg: float = 0.0, distance: float = 1.5) -> Cameras:
     """An even circle with Zero-1-to-3's lens (ViewFusion's spins, turntables)."""
+    return ring(_turn(num_views), math.radians(elevation_deg), distance, BLENDER_FOCAL, size)
+
+
+def viewfusion(*, size: int, num_views: int = 36, elevation_deg: float = 30.0, distance: float = 1.5) -> Cameras:
+    """ViewFusion's circle as its reconstruction takes it: every 10 degrees, 30 degrees high, at distance 1.5."""
     return ring(_turn(num_views), math.radians(elevation_deg), distance, BLENDER_FOCAL, size)
 
 
@@ -111,7 +132,9 @@ def random(
 
 RIGS: dict[str, Callable[..., Cameras]] = {
     "syncdreamer": syncdreamer,
+    "syncdreamer_input": syncdreamer_input,
     "orbit": circle,
+    "viewfusion": viewfusion,
     "zero123": zero123,
     "zero123plus": zero123plus,
     "mvdream": mvdream,

@@ -34,7 +34,15 @@ class DDIMSchedule:
     def uniform(
         cls, alphas_cumprod: Float[Tensor, "t"], num_steps: int, *, eta: float = 1.0, spacing: str = "leading"
     ) -> "DDIMSchedule":
-        timesteps = uniform_timesteps(num_steps, len(alphas_cumprod), spacing).to(alphas_cumprod.device)
+        """Of `uniform_timesteps`."""
+        return cls.at(alphas_cumprod, uniform_timesteps(num_steps, len(alphas_cumprod), spacing), eta=eta)
+
+    @classmethod
+    def at(
+        cls, alphas_cumprod: Float[Tensor, "t"], timesteps: Int[Tensor, "steps"], *, eta: float = 1.0
+    ) -> "DDIMSchedule":
+        """Of ascending timesteps; before the first stands abar_0, as in the LDM family."""
+        timesteps = timesteps.to(alphas_cumprod.device)
         alphas = alphas_cumprod[timesteps].double()
         alphas_prev = torch.cat([alphas_cumprod[:1].double(), alphas[:-1]])
         sigmas = eta * ((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev)).sqrt()
@@ -42,6 +50,10 @@ class DDIMSchedule:
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+    def __getitem__(self, steps: slice) -> "DDIMSchedule":
+        """Some of the steps, as they are."""
+        return DDIMSchedule(self.timesteps[steps], self.alphas[steps], self.alphas_prev[steps], self.sigmas[steps])
 
 
 def ddim_step(

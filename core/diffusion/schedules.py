@@ -56,6 +56,16 @@ class NoiseSchedule(nn.Module):
         signal, sigma = self._factors(t, x_0.ndim)
         return signal * x_0 + sigma * noise
 
+    def draw_timesteps(self, count: int, generator: torch.Generator, *, power: float = 1.0) -> Int[Tensor, "count"]:
+        """t for training, on the generator's device: T u^(1 / power), u uniform in [0, 1).
+
+        A power of 1 draws each t as often as any other, a larger one more of those with much noise.
+        """
+        if power == 1:
+            return torch.randint(0, self.num_timesteps, (count,), generator=generator, device=generator.device)
+        u = torch.rand(count, generator=generator, device=generator.device)
+        return (self.num_timesteps * u ** (1 / power)).long().clamp(max=self.num_timesteps - 1)  # u^... may round to 1
+
     def noise_from_velocity(
         self, velocity: Float[Tensor, "b ..."], x_t: Float[Tensor, "b ..."], t: Int[Tensor, "b"]
     ) -> Float[Tensor, "b ..."]:

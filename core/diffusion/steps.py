@@ -27,6 +27,27 @@ def check_num_steps(num_steps: int, num_timesteps: int = 1000, spacing: str = "l
         )
 
 
+def ldm_num_steps(num_steps: int, num_timesteps: int = 1000, *, drop_last: bool = True) -> int:
+    """How many steps the LDM family's code really makes of `num_steps`: timesteps 1, 1 + c, ... as they come below T.
+
+    Args:
+        drop_last: the noisiest is left out, as Zero-1-to-3's and ViewFusion's samplers do.
+
+    Raises BadRequest where that code fails: a timestep beyond the last, or no step at all.
+    """
+    stride = num_timesteps // num_steps if 1 <= num_steps <= num_timesteps else 0
+    timesteps = range(1, num_timesteps + 1, stride) if stride else range(0)
+    if not timesteps or timesteps[-1] >= num_timesteps:
+        raise BadRequest(
+            f"{num_steps} sampling steps of {num_timesteps} timesteps lead beyond the last one; use another number, "
+            "such as 75, 50 or 25"
+        )
+    made = len(timesteps) - drop_last
+    if made < 1:
+        raise BadRequest(f"{num_steps} sampling steps without the last one are none; use 2 or more, or drop_last=false")
+    return made
+
+
 def _is_exact(num_steps: int, num_timesteps: int) -> bool:
     stride = num_timesteps // num_steps
     steps = range(0, num_timesteps, stride)

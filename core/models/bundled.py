@@ -5,9 +5,10 @@ What is given by path is the user's own and taken as it is. A bundled file is co
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from diffusers import AutoencoderKL
 from transformers import CLIPVisionModelWithProjection
@@ -70,6 +71,16 @@ def image_encoder(folder: str) -> ImageEncoder:
     path = weights_folder(folder) / "image_encoder"
     with _without_progress_bar():
         return ImageEncoder(CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True))
+
+
+def frozen_files(model: Mapping[str, Any]) -> dict[str, Path]:
+    """The files of a system's frozen parts that are bundled (`model.latents`, `model.image_encoder`), by name."""
+    names = [model[part]["folder"] for part in ("latents", "image_encoder") if "folder" in model[part]]
+    found: dict[str, Path] = {}
+    for name in names:
+        folder = weights_folder(name)
+        found |= {f"{folder.name}/{p.relative_to(folder)}": p for p in sorted(folder.rglob("*.safetensors"))}
+    return found
 
 
 @contextmanager

@@ -30,7 +30,9 @@ def walk_unet(
     def attend(layer, x: Tensor) -> Tensor:
         return run(lambda x, context: layer(x, encoder_hidden_states=context, return_dict=False)[0], x, context)
 
-    embedding = unet.time_embedding(unet.time_proj(timesteps).to(sample.dtype))
+    # One timestep for all, as an expanded tensor, is embedded once: layers add the one row to every sample.
+    distinct = timesteps[:1] if timesteps.stride(0) == 0 else timesteps
+    embedding = unet.time_embedding(unet.time_proj(distinct).to(sample.dtype))
 
     x = unet.conv_in(sample)
     skips = [x]

@@ -42,7 +42,7 @@ class Loop:
         clip_norm = self.trainer["clip_norm"]
         clip_norm = None if clip_norm is None else float(clip_norm)
         self.stepper = Stepper(fabric, module, _optimizer(module), clip_norm)
-        self.ema = EMA(module.trained(), module.ema_decay) if module.ema_decay is not None else None
+        self.ema = EMA(module.averaged(), module.ema_decay) if module.ema_decay is not None else None
         first = fabric.global_rank == 0
         strategy = self.trainer["strategy"]
         if fabric.world_size > 1 and module.has_idle_parameters and strategy != "ddp_find_unused":

@@ -18,7 +18,7 @@ class TrainingModule(L.LightningModule):
         optimizer: makes the optimiser from a list of parameter groups; None for a module that only generates.
         lr: base learning rate, handed to `parameter_groups`.
         schedule: factor of the learning rate at a step (0 is the first); None leaves it constant.
-        ema_decay: of the running average of the trained parameters, in (0, 1]; None for no average.
+        ema_decay: of the running average of the parameters that `averaged` names, in (0, 1]; None for no average.
         seed: of everything the training draws.
 
     Attributes:
@@ -73,6 +73,10 @@ class TrainingModule(L.LightningModule):
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """Parameters that the run changes, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def averaged(self) -> dict[str, torch.nn.Parameter]:
+        """Parameters of which the run keeps a running average; by default all that it changes."""
+        return self.trained()
 
     def frozen(self) -> Iterable[tuple[str, Tensor]]:
         """Parameters that the run leaves alone, by name: a checkpoint holds only their fingerprint."""

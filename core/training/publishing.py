@@ -109,5 +109,24 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def read_scores(path: str, sha256: str) -> dict[str, Any]:
+    """The card's part about an evaluation; BadData unless that was of the file with this sha256."""
+    try:
+        scores = json.loads(Path(path).read_text(encoding="utf-8"))
+        predictions = scores["predictions"].values()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BadData(f"scores={path} is no scores.json ({error}); make it with projects.benchmark.evaluate") from error
+    mine = [made for made in predictions if sha256 in (made.get("weights") or {}).values()]
+    if not mine:
+        raise BadData(f"{path} measured other weights; publish without scores=, predict and evaluate, publish again")
+    return {
+        "measured": scores["summary"],
+        "protocol": scores["protocol"]["hash"],
+        "measured_with": mine[0]["command"],
+        "cpu_seconds_per_object": mine[0]["cpu_seconds"],
+        "objects": {name: found["scores"] for name, found in scores["objects"][mine[0]["method"]].items()},
+    }
+
+
 def _start(config: Mapping[str, Any]) -> str | None:
     return config["model"].get("start")

@@ -20,6 +20,7 @@ from projects.benchmark.page import items, overview, write_page
 from projects.benchmark.protocol import Protocol, protocol_hash
 from projects.benchmark.rows import differences, gaps, summary, uncounted
 from projects.benchmark.scoring import Outcome, Scorer, mean_of_samples, weights_of
+from projects.benchmark.truth import truth_record
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -35,8 +36,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     check_there(methods)
     if cfg.reference is not None:
         one_of("reference", str(cfg.reference), list(methods))
-    refuse_another_tables_place(out, protocol_hash(chosen), overwrite=cfg.overwrite)
     names = protocol.names(gt)
+    truth = truth_record(protocol, gt, names)
+    refuse_another_tables_place(out, protocol_hash(chosen), truth["sha256"], overwrite=cfg.overwrite)
     scorer = Scorer(protocol, gt, names)
     outcomes: dict[str, dict[str, Outcome]] = {method: {} for method in methods}
     with progress_bar() as bar:
@@ -51,7 +53,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     result: dict[str, Any] = {
         "protocol": {"hash": protocol_hash(chosen), "settings": chosen},
         "weights": weights_of(protocol),
-        "gt": str(gt),
+        "truth": truth,
         "predictions": {method: origin(protocol, method, preds, names) for method, preds in methods.items()},
         "summary": summary(protocol.columns, outcomes, wanted),
         "reference": cfg.reference,
@@ -63,7 +65,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     write(out, protocol, names, methods, gt, result)
     console.print(tables(result), markup=False)
     short_hash = result["protocol"]["hash"][:12]
-    console.print(f"protocol {protocol.name}, hash {short_hash}; {out / 'report.html'}", markup=False)
+    console.print(f"protocol {protocol.name}, hash {short_hash}; truth {truth['sha256'][:12]}", markup=False)
+    console.print(str(out / "report.html"), markup=False)
     for line in failed:
         console.print(line, markup=False)
     if failed:
@@ -97,19 +100,26 @@ def write(
         temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def refuse_another_tables_place(out: Path, wanted_hash: str, *, overwrite: bool) -> None:
-    """BadOutput where scores of another protocol lie: they would be lost without having been asked for."""
+def refuse_another_tables_place(out: Path, settings: str, truth: str, *, overwrite: bool) -> None:
+    """BadOutput where scores by another protocol or of another truth lie: they would be lost without being asked for.
+
+    Args:
+        settings: the protocol's hash.
+        truth: the truth's.
+    """
     path = out / "scores.json"
     if overwrite or not path.is_file():
         return
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))["protocol"]
-        found, name = there["hash"], there["settings"]["name"]
+        there = json.loads(path.read_text(encoding="utf-8"))
+        found = (there["protocol"]["hash"], there["truth"]["sha256"])
+        what = f"protocol {there['protocol']['settings']['name']}, truth {there['truth']['folder']}"
     except (OSError, ValueError, LookupError, TypeError):
-        found, name = None, "unknown"
-    if found != wanted_hash:
+        found, what = None, "unknown"
+    if found != (settings, truth):
         raise BadOutput(
-            f"{str(path)!r} holds scores of other settings (protocol {name}); choose another out= or set overwrite=true"
+            f"{str(path)!r} holds scores by other settings or of another truth ({what}); choose another out= or set "
+            "overwrite=true"
         )
 
 

@@ -148,5 +148,5 @@ def write_page(path: Path, protocol: Protocol, shown: Sequence[ReportItem], resu
         summary=f"{protocol.what}{more}{lacking}",
         items=shown,
         metrics=tables,
-        provenance={"protocol": result["protocol"], **result["provenance"]},
+        provenance={"protocol": result["protocol"], "truth": result["truth"], **result["provenance"]},
     )

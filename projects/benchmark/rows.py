@@ -57,14 +57,22 @@ def gaps(outcomes: Outcomes) -> list[str]:
 
 
 def uncounted(protocol: Protocol, names: Sequence[str], methods: Mapping[str, Sequence[Path]], gt: Path) -> list[str]:
-    """A line where the truth holds another number of objects than the protocol has, with those known by name."""
-    if protocol.num_objects is None or len(names) == protocol.num_objects:
-        return []
+    """A line where the truth holds another number of objects than the protocol has, or fewer than were predicted."""
+    chosen = protocol.objects is not None or protocol.input_views is not None
     predicted = {name for preds in methods.values() for pred in preds for name in protocol.prediction.objects(pred)}
     lacking = sorted(predicted - set(names), key=natural_key)
     more = f" and {len(lacking) - MOST_NAMED} more" if len(lacking) > MOST_NAMED else ""
-    known = f" (predicted, but not there: {', '.join(lacking[:MOST_NAMED])}{more})" if lacking else ""
-    return [
-        f"the truth {str(gt)!r} has {len(names)} objects, protocol {protocol.name} has {protocol.num_objects}{known}; "
-        f"give all of them, or set protocol.num_objects={len(names)} for a table of your own"
-    ]
+    named = f"{', '.join(lacking[:MOST_NAMED])}{more}"
+    if protocol.num_objects is not None and len(names) != protocol.num_objects:
+        known = f" (predicted, but not there: {named})" if lacking and not chosen else ""
+        wanted = f"protocol {protocol.name} has {protocol.num_objects}{known}"
+        return [
+            f"the truth {str(gt)!r} has {len(names)} objects, {wanted}; give all of them, or set "
+            f"protocol.num_objects={len(names)} for a table of your own"
+        ]
+    if protocol.num_objects is None and lacking and not chosen:
+        return [
+            f"the truth {str(gt)!r} lacks {len(lacking)} objects that were predicted: {named}; add them, or set "
+            f"protocol.num_objects={len(names)}"
+        ]
+    return []

@@ -3,27 +3,19 @@
 `syncdreamer-pretrain.ckpt` holds everything; `zero123-xl.ckpt` starts a fine-tuning.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from core.checkpoints import clip, ldm
+from core.checkpoints import clip, ldm, zero123
 from core.checkpoints.load import read_checkpoint
 from core.checkpoints.rename import NameTable, load_strict
+from core.checkpoints.zero123 import widen_input
 
 DEPTH = ("proj_in", "proj_context", "proj_out")
 DEPTH_ATTENTION = ("to_q", "to_k", "to_v", "to_out")
-SCHEDULE = (
-    "betas",
-    "alphas",
-    "alphas_cumprod",
-    "sqrt_alphas_cumprod",
-    "sqrt_one_minus_alphas_cumprod",
-    "posterior_variance",
-    "posterior_log_variance_clipped",
-)
+SCHEDULE = ("alphas", *zero123.SCHEDULE)
 BUFFERS = [("poses", "world_to_camera"), ("Ks", "intrinsics"), ("azimuth", "azimuths")]
 CLIP_LAYERS = 24  # of ViT-L/14
 
@@ -69,23 +61,9 @@ def official_table() -> NameTable:
 
 def zero123_table() -> NameTable:
     """What a fine-tuning takes from `zero123-xl.ckpt`: the UNet (not its average), VAE, CLIP and projection."""
-    backbone = ldm.unet_pairs(num_levels=4, layers_per_block=2, attention_levels=(0, 1, 2), ours="denoiser.unet.")
-    used = [name for name in SCHEDULE if name != "alphas"]  # alphas alone is not among Zero-1-to-3's buffers
-    rest = [("cc_projection", "denoiser.view_projection"), *((name, f"denoiser.schedule.{name}") for name in used)]
-    unused = (
-        "alphas_cumprod_prev",
-        "log_one_minus_alphas_cumprod",
-        "sqrt_recip_alphas_cumprod",
-        "sqrt_recipm1_alphas_cumprod",
-        "posterior_mean_coef1",
-        "posterior_mean_coef2",
-    )
-    dropped = dict.fromkeys(unused, "a schedule buffer that SyncDreamer does not have")
-    dropped["model_ema"] = "SyncDreamer starts from the plain weights, as the official training does"
-    return (
-        NameTable([*backbone, *rest], dropped=dropped)
-        + ldm.vae(num_levels=4, layers_per_block=2, theirs="first_stage_model.", ours="latents.vae.")
-        + clip.vision(num_layers=CLIP_LAYERS, theirs="cond_stage_model.model.", ours="image_encoder.clip.")
+    return zero123.table(
+        projection="view_projection",
+        average="SyncDreamer starts from the plain weights, as the official training does",
     )
 
 
@@ -103,16 +81,6 @@ def load_zero123(system: nn.Module, path: Path) -> None:
         if key not in state and (key.startswith(new) or key in buffers)
     }
     load_strict(system, {**kept, **state}, what=f"SyncDreamer's start from {path.name}")
-
-
-def widen_input(
-    state: Mapping[str, Tensor], key: str = "model.diffusion_model.input_blocks.0.0.weight"
-) -> dict[str, Tensor]:
-    """Give a plain Stable-Diffusion UNet the four channels of the input view, with zero weights."""
-    state = dict(state)
-    if key in state and state[key].shape[1] == 4:
-        state[key] = torch.cat([state[key], torch.zeros_like(state[key])], dim=1)
-    return state
 
 
 def depth_pairs(theirs: str, ours: str) -> list[tuple[str, str]]:

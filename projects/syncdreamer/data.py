@@ -8,6 +8,7 @@ a list of uids: uid_set.pkl, or a text file with one a line
 import logging
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from torch import Tensor
 
 from core.checkpoints.datafiles import read_legacy_pickle, read_names
 from core.config import whole
-from core.data.dropping import broken_in_report, usable
+from core.data.dropping import usable
 from core.data.names import unsafe
-from core.errors import BadData
+from core.data.reports import AUTO, broken_in_report, spread
+from core.errors import BadData, UserError
 from core.images import prepare_input, read_image, training_pixels
 
 log = logging.getLogger(__name__)
@@ -98,12 +100,14 @@ class OfficialViews:
         input_dir: str,
         uids: str,
         image_size: int = 256,
-        report: str | None = None,
+        report: str | None = AUTO,
         max_dropped: float = 0.0,
     ) -> None:
         """
         Args:
-            report: what data_tools.validate found (validation.json); None: only whether each object has its folders.
+            report: what data_tools.validate found: a path; auto: validation.json in the folder that holds both, if
+                it is there; None: none. Without one, training looks whether each object has its folders, and of up to
+                1000 evenly spread objects at the files' sizes and the elevations.
             max_dropped: the fraction of objects that may be left out because they are broken; BadData when more are.
         """
         self.targets, self.inputs = Path(target_dir), Path(input_dir)
@@ -112,9 +116,10 @@ class OfficialViews:
                 raise BadData(f"no folder {str(folder)!r}; it should hold <uid>/000.png ... 015.png")
         # One array of bytes instead of a list of strings: workers share it, and memory stays flat for millions.
         names = read_uids(uids)
-        if report is None:
-            log.info("data.report=null: only missing folders are looked for; data_tools.validate finds the rest")
-        broken = self._without_folders(names) | (broken_in_report(report, names) if report is not None else {})
+        root = Path(os.path.commonpath([self.targets.absolute(), self.inputs.absolute()]))
+        reported = broken_in_report(report, root, names, lambda uid: [self.targets / uid, self.inputs / uid])
+        broken = self._without_folders(names)
+        broken |= self._look(names, broken) if reported is None else reported
         self.uids = np.array([names[index].encode() for index in usable(names, broken, max_dropped)])
         self.image_size = image_size
 
@@ -127,6 +132,30 @@ class OfficialViews:
             deeper = {name for name in names if "/" in name and (part / name).is_dir()}
             missing |= {name: f"no folder {str(part / name)!r}" for name in names if name not in there | deeper}
         return missing
+
+    def _look(self, names: list[str], missing: Mapping[str, str]) -> dict[str, str]:
+        """What a look at the files, which reads no image, finds wrong with objects that have their folders."""
+        looked_at = [names[index] for index in spread(len(names))]
+        log.info(
+            "no validation report: a short look at %d of %d objects; data_tools.validate finds the rest",
+            len(looked_at),
+            len(names),
+        )
+        faults = {uid: self._fault(uid) for uid in looked_at if uid not in missing}
+        return {uid: fault for uid, fault in faults.items() if fault is not None}
+
+    def _fault(self, uid: str) -> str | None:
+        for part, folder in (("target", self.targets), ("input", self.inputs)):
+            with os.scandir(folder / uid) as entries:
+                sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            for view, file in enumerate(f"{view:03d}.png" for view in range(NUM_VIEWS)):
+                if not sizes.get(file):
+                    return f"{part}, view {view}: {file} is {'empty' if file in sizes else 'missing'}"
+        try:
+            self._elevations(uid)
+        except UserError as error:
+            return f"input: {error}"
+        return None
 
     def __len__(self) -> int:
         return len(self.uids)

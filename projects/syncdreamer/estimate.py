@@ -1,78 +1,26 @@
 """How much memory `generate` will take, told before any weights are read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from core.config import instantiate
-from core.device import PRECISIONS, autocast
-from core.memory import module_bytes, peak_bytes, process_bytes, without_data
+from core.estimate import Estimate, estimate_model
+from core.memory import peak_bytes
 from core.models.latents import Latents
 from projects.syncdreamer.model import Condition, SyncDreamer
 from projects.syncdreamer.settings import Settings
 
-GIB = 2**30
-CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Bytes of the process with its libraries, of the weights, and of the largest step's activations."""
-
-    process: int
-    weights: int
-    activations: int
-    settings: Settings
-    device: torch.device
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.activations + (self.process if self.device.type == "cpu" else 0)
-
-    def __str__(self) -> str:
-        beside = f", {self.process / GIB:.2f} Python and its libraries"
-        if self.device.type != "cpu":
-            beside = ", beside the device's own share and what else runs there"
-        return (
-            f"about {self.total / GIB:.2f} GiB on {self.device} ({self.weights / GIB:.2f} weights in 32 bits, "
-            f"{self.activations / GIB:.2f} activations in {PRECISIONS[self.settings.precision]}{beside})"
-        )
-
-    @property
-    def hint(self) -> str:
-        """What to do where that is too much."""
-        step = f"batch_view_num={self.settings.batch_view_num}"
-        less = f"set a smaller one than {step}" if self.settings.batch_view_num > 1 else f"{step} is the least"
-        return f"this takes {self}; {less}, or compute on another device"
-
 
 def estimate_memory(model: Mapping[str, Any], settings: Settings, device: torch.device) -> Estimate:
     """Builds and runs the model without data: encoding, one denoising step and decoding, one batch of views each."""
-    process = process_bytes()
-    # Kernels of other packages run on CUDA only, and take no more than torch's.
-    denoiser = _part({**model["denoiser"], "attention": "torch"})
-    latents, image_encoder = _part(model["latents"]), _part(model["image_encoder"])
-    latents.max_batch = settings.batch_view_num
-    with without_data(), autocast(CPU, settings.precision):
-        side = denoiser.image_size
-        steps = [
-            peak_bytes(lambda: image_encoder(torch.empty(1, 3, side, side))),
-            peak_bytes(lambda: latents.moments(torch.empty(1, 3, side, side))),
-            _denoising(denoiser, settings),
-            _decoding(denoiser, latents, settings),
-        ]
-    weights = sum(module_bytes(part) for part in (denoiser, latents, image_encoder))
-    return Estimate(process, weights, max(steps), settings, device)
-
-
-def _part(node: Mapping[str, Any]) -> Any:
-    """A part of the model without data; the small ones that are bundled are read from their files after all."""
-    if str(node["_target_"]).startswith("core.models.bundled."):
-        return instantiate(node).eval().requires_grad_(False)
-    with without_data():
-        return instantiate(node).eval().requires_grad_(False)
+    return estimate_model(
+        model,
+        lambda denoiser, latents: [_denoising(denoiser, settings), _decoding(denoiser, latents, settings)],
+        batch_view_num=settings.batch_view_num,
+        precision=settings.precision,
+        device=device,
+    )
 
 
 def _denoising(denoiser: SyncDreamer, settings: Settings) -> int:

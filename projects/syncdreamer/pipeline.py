@@ -8,23 +8,23 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from core.batch import run_batch
+from core.batch import Record, run_batch
 from core.config import instantiate
 from core.device import choose_device
-from core.errors import BadImage, BadRequest
 from core.files import atomic_folder, list_inputs, output_names, sha256_file
-from core.images import read_image
-from core.masks import MODES, check_mask_here
+from core.foreground import mask_sha256, read_object
+from core.images import image_sha256
+from core.masks import check_mask_here
 from core.memory import out_of_memory_as_request
-from core.models.bundled import weights_file
+from core.models.bundled import frozen_files, weights_file
 from core.progress import console, progress_bar
 from core.provenance import config_hash, provenance
 from projects.syncdreamer.estimate import estimate_memory
-from projects.syncdreamer.results import BEST, RANKING, Record, finished, write_ranking, write_samples
-from projects.syncdreamer.sampling import make_samples, read_object
+from projects.syncdreamer.results import BEST, RANKING, finished, write_ranking, write_samples
+from projects.syncdreamer.sampling import make_samples
 from projects.syncdreamer.settings import SHAPING, Settings
 from projects.syncdreamer.system import SyncDreamerSystem
-from projects.syncdreamer.weights import MISSING, frozen_files, load_weights
+from projects.syncdreamer.weights import MISSING, load_weights
 
 say = partial(console.print, markup=False, highlight=False)
 
@@ -67,7 +67,7 @@ class Maker:
         self.config, self.settings, self.system = config, settings, system
         self.provenance = provenance(config, weights=[weights], seed=settings.seed)
         self.provenance["weights"] |= {name: sha256_file(path) for name, path in frozen_files(config["model"]).items()}
-        self.mask_sha256 = _mask_sha256(settings.mask)
+        self.mask_sha256 = mask_sha256(settings.mask)
 
     def make(self, image: Path, folder: Path) -> Record:
         """The views of one picture in its folder, unless they are there; returns the line for results.jsonl."""
@@ -97,22 +97,4 @@ class Maker:
         shaping = {key: self.config[key] for key in SHAPING}
         mask = self.mask_sha256 or self.settings.mask
         digests = sorted(self.provenance["weights"].values())
-        return config_hash(shaping | {"picture": _picture_sha256(image), "mask": mask, "weights": digests})
-
-
-def _picture_sha256(path: Path) -> str:
-    try:
-        return sha256_file(path)
-    except OSError as error:
-        raise BadImage(f"image {str(path)!r} cannot be read: {error.strerror or error}; give another") from error
-
-
-def _mask_sha256(mask: str) -> str | None:
-    """Of a mask image, which is refused here if it is none, before a picture is blamed for it; None for a way."""
-    if mask in ("alpha", *MODES):
-        return None
-    try:
-        read_image(mask)
-    except BadImage as error:
-        raise BadRequest(f"mask: {error}") from error
-    return sha256_file(mask)
+        return config_hash(shaping | {"picture": image_sha256(image), "mask": mask, "weights": digests})

@@ -3,35 +3,25 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.errors import BadRequest
-from core.images import composite, contact_sheet, write_image
+from core import batch
+from core.batch import Record
+from core.images import composite, contact_sheet, truncated, write_image
 from core.metrics.consistency import consistency
 from core.types import Cameras
 from core.views import TRANSFORMS, ViewSet, write_views
 from projects.syncdreamer.sampling import Samples
 
 BEST, RANKING = "best", "ranking.json"
-Record = dict[str, Any]
 
 
 def finished(folder: Path, key: str) -> Record | None:
-    """The record of a folder that was made whole under this key, or None where nothing is.
-
-    BadRequest where something else is there: another picture, other settings or weights.
-    """
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return None
-    record = _read(folder)
-    if record is None or record["key"] != key:
-        what = "results of another picture, other settings or weights" if record else "other things than whole results"
-        raise BadRequest(f"{str(folder)!r} holds {what}; choose another out= or set overwrite=true")
-    return record
+    """The record of a folder that was made whole under this key (`core.batch.finished`)."""
+    return batch.finished(folder, key, mark=RANKING, parts=_parts)
 
 
 def write_samples(folder: Path, samples: Samples, cameras: Cameras, name: str, provenance: Record) -> list[float]:
@@ -43,7 +33,7 @@ def write_samples(folder: Path, samples: Samples, cameras: Cameras, name: str, p
         write_views(folder / str(number), views)
         # The official picture: what was decoded, without a mask, cut to 8 bits.
         row = contact_sheet(rgba[:, :3], len(views))
-        write_image(folder / f"{number}.png", (row * 255).floor() / 255)
+        write_image(folder / f"{number}.png", truncated(row))
         scores.append(consistency(views).score)
     return scores
 
@@ -67,12 +57,6 @@ def sheet(samples: Samples, order: list[int]) -> Float[Tensor, "3 h w"]:
     return contact_sheet(torch.stack(rows), len(rows) // len(order))
 
 
-def _read(folder: Path) -> Record | None:
-    """The record, if it is one of ours and the view sets that it lists are there."""
-    try:
-        record = json.loads((folder / RANKING).read_text(encoding="utf-8"))
-        names = [BEST, *(str(entry["sample"]) for entry in record["ranking"])]
-        whole = "key" in record and all((folder / name / TRANSFORMS).is_file() for name in names)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return record if whole else None
+def _parts(record: Record) -> list[str]:
+    names = [BEST, *(str(entry["sample"]) for entry in record["ranking"])]
+    return [f"{name}/{TRANSFORMS}" for name in names]

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from einops import rearrange
@@ -12,9 +11,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from core.device import autocast
-from core.errors import BadImage
-from core.foreground import foreground_mask
-from core.images import composite, prepare_input, read_image_with_info
+from core.foreground import with_white_as_alpha
+from core.images import prepare_input
 from core.training.randomness import generator
 from projects.syncdreamer.model import Condition
 from projects.syncdreamer.sampler import sample
@@ -28,26 +26,6 @@ class Samples:
 
     pixels: Float[Tensor, "3 h w"]
     views: list[Float[Tensor, "v 4 h w"]]
-
-
-def read_object(path: Path, mask: str) -> tuple[Float[Tensor, "4 h w"], str]:
-    """A picture whose alpha marks the object, and how the mask was found.
-
-    Alpha that is the same everywhere marks nothing: most programs write a full one into every PNG.
-    """
-    rgba, info = read_image_with_info(path)
-    if mask in ("alpha", "auto") and rgba[3].min() < rgba[3].max():
-        return rgba, "the picture's alpha" if mask == "alpha" else "mask=auto: the picture's alpha"
-    if mask == "alpha" and rgba[3].max() == 0:
-        raise BadImage(f"{path}: no foreground pixels: alpha is 0 everywhere; give a picture with a visible object")
-    if mask == "alpha":
-        lack = "has the same alpha everywhere, which marks no object" if info.has_alpha else "has no alpha channel"
-        raise BadImage(
-            f"{path} {lack}; pass mask=auto to find the object, mask=white for a white background, or mask=none to use "
-            "the whole picture"
-        )
-    alpha, how = foreground_mask(composite(rgba), mask)
-    return torch.cat([rgba[:3], alpha[None]]), how
 
 
 @torch.no_grad()
@@ -101,14 +79,3 @@ def sample_views(
     decoded = system.latents.decode(rearrange(latents, "b v c h w -> (b v) c h w"))
     rgba = with_white_as_alpha((decoded.float().cpu().clamp(-1, 1) + 1) / 2)
     return rearrange(rgba, "(b v) c h w -> b v c h w", b=len(latents))
-
-
-def with_white_as_alpha(rgb: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 4 h w"]:
-    """The model paints on white: white joined to the border becomes transparent. An all-white view stays empty."""
-    masks = []
-    for image in rgb:
-        try:
-            masks.append(foreground_mask(image, "white")[0])
-        except BadImage:
-            masks.append(torch.zeros_like(image[0]))
-    return torch.cat([rgb, torch.stack(masks)[:, None]], dim=1)

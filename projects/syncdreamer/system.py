@@ -13,28 +13,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.attention.multiview import idle_parameters
+from core.checkpoints.prediction import PREDICTION
 from core.config import number, whole
 from core.diffusion.samplers import uniform_timesteps
 from core.errors import BadConfig, BadData, BadRequest
-from core.images import contact_sheet
+from core.images import check_image_size, contact_sheet
 from core.models.encoders import ImageEncoder
 from core.models.latents import Latents
 from core.training.module import TrainingModule
 from projects.syncdreamer.model import Condition, SyncDreamer
 from projects.syncdreamer.sampler import sample
-from projects.syncdreamer.weights import PREDICTION, load_start
+from projects.syncdreamer.weights import load_start
 
 DROP_EACH = 0.05  # probability of dropping all, the concatenated latents, the volume, or the image's embedding
-
-
-def check_image_size(size: int, denoiser: SyncDreamer) -> None:
-    """BadData for images of another size than the model's: it would compute with them, and learn or say nonsense."""
-    side = denoiser.image_size
-    if size != side:
-        raise BadData(
-            f"the data has images of {size} x {size} pixels, the model of {side} x {side}; choose other data, or make "
-            f"it with image_size={side}"
-        )
 
 
 class SyncDreamerSystem(TrainingModule):
@@ -151,7 +142,8 @@ class SyncDreamerSystem(TrainingModule):
                 f"the data has {views.shape[1]} target views per object, the model {self.denoiser.num_views}; set "
                 f"model.denoiser.num_views={views.shape[1]} (and what depends on it), or choose other data"
             )
-        check_image_size(views.shape[-1] * (self.latents.reduction if "target_moments" in batch else 1), self.denoiser)
+        reduction = self.latents.reduction if "target_moments" in batch else 1
+        check_image_size(views.shape[-1] * reduction, self.denoiser.image_size)
 
     def condition(self, context: Tensor, scaled_latents: Tensor, elevation: Tensor) -> Condition:
         """The UNet concatenates unscaled latents, unlike the ones it denoises."""
@@ -165,13 +157,8 @@ class SyncDreamerSystem(TrainingModule):
             return maker(*args, **kwargs, generator=generator, device=generator.device).to(device)
 
         # The order of the official draws: t, the VAE's noise (views, then input), noise, target views, drops.
-        num_timesteps = self.denoiser.schedule.num_timesteps
         power = self.timestep_powers[self.with_volume]
-        if power == 1:
-            t = draw(torch.randint, 0, num_timesteps, (batch_size,))
-        else:
-            t = (num_timesteps * draw(torch.rand, batch_size) ** (1 / power)).long()
-            t = t.clamp(max=num_timesteps - 1)  # float32 may round up to T
+        t = self.denoiser.schedule.draw_timesteps(batch_size, generator, power=power).to(device)
         x_0, condition = self.encode(batch, generator)
         noise = draw(torch.randn, x_0.shape)
         order = torch.stack([draw(torch.randperm, self.denoiser.num_views) for _ in range(batch_size)])

@@ -147,6 +147,28 @@ def test_a_table_over_fewer_objects_than_the_protocol_has_is_written_and_refused
     assert "test-00007" in (folders / "out" / "report.html").read_text()
 
 
+def test_predicted_objects_that_the_truth_lacks_are_told_where_the_protocol_has_no_number(folders):
+    a_view_set(folders / "same" / "test-00007", true_images(7))
+    with pytest.raises(UserError, match=r"lacks 1 objects that were predicted: test-00007;.*num_objects=3"):
+        run(folders, f"pred={folders / 'same'}", "protocol.num_objects=null")
+    assert written(folders)["summary"]["same"]["scored"] == "3 of 3"
+    run(folders, f"pred={folders / 'same'}", "protocol.num_objects=3")
+
+
+def test_a_table_says_which_objects_and_files_it_was_measured_against(folders):
+    def truth(*changes: str) -> dict:
+        return run(folders, f"pred={folders / 'same'}", *changes)["truth"]
+
+    first = truth()
+    assert first["objects"] == [f"test-{number:05d}" for number in range(3)] and truth() == first
+    (folders / "gt" / "test-00001" / "target" / "provenance.json").write_text("{}")
+    assert truth() == first
+    fewer = truth("+protocol.objects=[test-00000]", "protocol.num_objects=1")
+    a_view_set(folders / "gt3" / "test-00000" / "target", true_images(5))
+    other = truth("+protocol.objects=[test-00000]", "protocol.num_objects=1", f"gt={folders / 'gt3'}")
+    assert len({first["sha256"], fewer["sha256"], other["sha256"]}) == 3
+
+
 def test_a_mean_over_fewer_objects_is_not_the_best(folders):
     for number in range(2):
         a_view_set(folders / "worse" / f"test-{number:05d}", true_images(number).roll(2, dims=-1))
@@ -199,9 +221,14 @@ def test_scores_of_another_protocol_are_not_lost_and_old_pictures_do_not_stay(fo
     run(folders, *given)
     assert (folders / "out" / "overview.png").is_file()
     other = [*given, "overwrite=false", "protocol.background=0.5"]
-    with pytest.raises(BadOutput, match=r"holds scores of other settings \(protocol toybox\).*overwrite=true"):
+    with pytest.raises(BadOutput, match=r"by other settings or of another truth \(protocol toybox, .*overwrite=true"):
         run(folders, *other)
     assert written(folders)["protocol"]["settings"]["background"] == 1.0
+    a_view_set(folders / "gt2" / "test-00000" / "target", true_images(9))
+    for number in (1, 2):
+        a_view_set(folders / "gt2" / f"test-{number:05d}" / "target", true_images(number))
+    with pytest.raises(BadOutput, match="of another truth"):
+        run(folders, *given, "overwrite=false", f"gt={folders / 'gt2'}")
     run(folders, *given, "overwrite=false")
     for number in range(3):
         a_view_set(folders / "bad" / f"test-{number:05d}", true_images(0) * 0)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from core.foreground import read_object
 from core.views import read_views
-from projects.syncdreamer.sampling import read_object
 from tests.projects.syncdreamer.generating import a_picture, refused, run
 
 

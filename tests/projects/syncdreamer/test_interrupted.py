@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from core.checkpoints import tensorfiles
+from core.checkpoints import publishing
 from core.checkpoints.tensorfiles import write_tensors
 from core.provenance import provenance
 from core.views import validate_views
@@ -57,13 +57,14 @@ def test_a_publication_leaves_what_was_published_before(tmp_path, capsys, monkey
     weights.mkdir(parents=True)
     (tmp_path / "index.json").write_text(json.dumps({"sha256": "d" * 64, "splits": {}}))
     write_tensors(weights / "model.safetensors", {"denoiser.x": torch.rand(3)})
-    model = {"start": None, "denoiser": {"prediction": "velocity"}}
+    model = {"_target_": "projects.syncdreamer.system.SyncDreamerSystem", "start": None}
+    model |= {"denoiser": {"prediction": "velocity"}}
     config = {"out": str(tmp_path), "seed": 3, "data": {"root": str(tmp_path)}, "model": model}
     (weights / "provenance.json").write_text(json.dumps(provenance(config, seed=3) | {"cpu_seconds": 55}))
     given = [f"run={tmp_path / 'run'}", f"publish={tmp_path / 'shelf' / 'toy'}", f"out={tmp_path / 'log'}"]
     for before in (False, True):
         with monkeypatch.context() as patch:
-            patch.setattr(tensorfiles, "write_tensors", ctrl_c_at_call(1, write_tensors))
+            patch.setattr(publishing, "write_tensors", ctrl_c_at_call(1, write_tensors))
             interrupted(capsys, publish.main, given)
         assert [path.name for path in (tmp_path / "shelf").iterdir()] == (["toy"] if before else [])
         if not before:

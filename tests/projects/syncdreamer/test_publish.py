@@ -15,6 +15,8 @@ from data_tools.toybox.make import Recipe, make
 from projects.syncdreamer import publish
 from projects.syncdreamer.train import main as train
 
+SYSTEM = "projects.syncdreamer.system.SyncDreamerSystem"
+
 
 @pytest.fixture(scope="module")
 def toybox(tmp_path_factory):
@@ -30,7 +32,7 @@ def finished(toybox, tmp_path):
     folder.mkdir(parents=True)
     tensors = {"denoiser.large": torch.rand(40, 40), "denoiser.small": torch.rand(3), "denoiser.count": torch.tensor(7)}
     write_tensors(folder / "model.safetensors", tensors)
-    model = {"start": None, "denoiser": {"prediction": "velocity"}}
+    model = {"_target_": SYSTEM, "start": None, "denoiser": {"prediction": "velocity"}}
     config = {"out": str(tmp_path), "seed": 3, "data": {"root": str(toybox)}, "model": model}
     record = provenance(config, seed=3) | {"cpu_seconds": 55}
     (folder / "provenance.json").write_text(json.dumps(record))
@@ -108,10 +110,11 @@ def test_a_folder_that_holds_no_card_is_never_replaced(finished, tmp_path, capsy
 
 def test_a_run_of_another_network_is_refused(finished, tmp_path, capsys):
     record = finished / "weights" / "provenance.json"
-    record.write_text(record.read_text().replace('"denoiser"', '"vae"'))
+    record.write_text(record.read_text().replace(SYSTEM, "projects.toybox.vae.VAETraining"))
     with pytest.raises(SystemExit) as stop:
         publish.main([f"run={finished}", f"publish={tmp_path / 'toy'}", f"out={tmp_path / 'log'}"])
-    assert stop.value.code == 2 and "no SyncDreamer" in capsys.readouterr().err and not (tmp_path / "toy").exists()
+    assert stop.value.code == 2 and "give a run folder of projects.syncdreamer.train" in capsys.readouterr().err
+    assert not (tmp_path / "toy").exists()
 
 
 @pytest.mark.slow

@@ -1,0 +1,129 @@
+"""ViewFusion's circle of views: the exact savings against the official loop, in evaluations, CPU and wall seconds.
+
+    python -m benchmarks.viewfusion                          # toybox size, 36 views, 3 steps each
+    python -m benchmarks.viewfusion --size paper --views 6   # published size (needs about 8 GiB and patience)
+
+Plain: for every reference of a view its own unconditional evaluation and its own update in every step, cross-attention
+with queries and keys, self-attention with its scores written out, and all references encoded anew for each view. Fast:
+what `generate` runs. Both are the same function (the difference is printed, tests bound it); the weights are random.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.attention.multiview import use_self_attention
+from core.compose import composed
+from core.config import instantiate
+from core.program import Program
+from core.settings import settings
+
+HERE = "projects.viewfusion"
+
+
+def part(name: str) -> Callable[..., Any]:
+    """A function or class of the project's, by name."""
+    return instantiate({"_target_": f"{HERE}.{name}", "_partial_": True})
+
+
+def build(size: str) -> Any:
+    overlay = ["+experiment=viewfusion/toybox"] if size == "toybox" else []
+    program = Program("viewfusion_generate", None, "")
+    torch.manual_seed(0)
+    system = instantiate(settings(program, composed(program, [*overlay, "input=x"])).model)
+    return system.eval().requires_grad_(False)
+
+
+def count(system: Any, counts: Counter) -> None:
+    """From now on, counts the images that pass through each network."""
+
+    def counted(run: Callable[..., Tensor], word: str) -> Callable[..., Tensor]:
+        def wrapped(*given: Tensor) -> Tensor:
+            counts[word] += len(given[0])
+            return run(*given)
+
+        return wrapped
+
+    system.denoiser.predict = counted(system.denoiser.predict, "UNet")
+    system.latents.moments = counted(system.latents.moments, "VAE")
+    system.image_encoder.forward = counted(system.image_encoder.forward, "CLIP")
+
+
+class Circle:
+    """One circle of views from one random picture, made in either way with the same noise."""
+
+    def __init__(self, system: Any, views: int, steps: int, noise: str) -> None:
+        side = system.denoiser.image_size
+        use_self_attention(system.denoiser.unet, "torch")  # as `generate` does
+        self.system, self.noise = system, noise
+        self.pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        start = torch.tensor([[1.0, 0.0, 1.5]], dtype=torch.float64)
+        self.plan = part("fusion.circle_plan")(start, views)
+        self.networks = {name: getattr(system, name) for name in ("denoiser", "latents", "image_encoder")}
+        self.fusion = part("autoregression.ViewFusion")(
+            **self.networks, num_steps=steps, spacing="trailing", drop_last=False, noise=noise, rows_per_batch=32
+        )
+
+    def draws(self) -> Any:
+        return part("autoregression.Draws")(torch.Generator().manual_seed(2))
+
+    def fast(self) -> Tensor:
+        return self.fusion.views(self.pixels, self.plan, self.draws())
+
+    def plain(self) -> Tensor:
+        unet = self.system.denoiser.unet
+        processors = unet.attn_processors
+        part("reference.use_plain_cross_attention")(unet)
+        use_self_attention(unet, "eager")  # scores written out, as officially
+        options = {"schedule": self.fusion.schedule, "noise": self.noise}
+        try:
+            return part("reference.plain_views")(
+                **self.networks, inputs=self.pixels, steps=self.plan, normal=self.draws().normal, **options
+            )
+        finally:
+            unet.set_attn_processor(processors)
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=["toybox", "paper"], default="toybox")
+    parser.add_argument("--views", type=int, choices=range(2, 361), default=36, metavar="2..360")
+    parser.add_argument("--steps", type=int, choices=range(1, 1001), default=3, metavar="1..1000")
+    parser.add_argument("--noise", choices=["shared", "per_condition"], default="per_condition")
+    parser.add_argument("--rounds", type=int, choices=range(1, 101), default=2, metavar="1..100")
+    given = parser.parse_args(arguments)
+    system, counts = build(given.size), Counter[str]()
+    Circle(system, 3, 1, given.noise).fast()  # warms up
+    circle = Circle(system, given.views, given.steps, given.noise)
+    count(system, counts)
+    seconds: dict[str, list[tuple[float, float]]] = {"plain": [], "fast": []}
+    found, counted = {}, {}
+    for _ in range(given.rounds):
+        for way in seconds:
+            counts.clear()
+            began = time.process_time(), time.perf_counter()
+            found[way] = getattr(circle, way)()
+            seconds[way].append((time.process_time() - began[0], time.perf_counter() - began[1]))
+            counted[way] = dict(counts)
+    print(
+        f"size={given.size} views={given.views} steps={given.steps} noise={given.noise} "
+        f"threads={torch.get_num_threads()}, median of {given.rounds} in turns"
+    )
+    for word in ("UNet", "VAE", "CLIP"):
+        plain, fast = counted["plain"][word], counted["fast"][word]
+        print(f"{word} evaluations: plain {plain}, fast {fast}, ratio {plain / fast:.2f}")
+    for place, word in enumerate(("CPU", "wall")):
+        plain, fast = (statistics.median(times[place] for times in seconds[way]) for way in ("plain", "fast"))
+        print(f"{word} seconds: plain {plain:.2f}, fast {fast:.2f}, ratio {plain / fast:.2f}")
+    print(f"largest difference of a pixel in [-1, 1]: {(found['plain'] - found['fast']).abs().max():.1e}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,154 @@
+"""Held-out toybox objects -> one view set each, from one to k posed images."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from core.config import whole
+from core.data.free_views import FreeViews
+from core.data.toybox import NUM_VIEWS, open_pack
+from core.device import autocast, choose_device
+from core.foreground import with_white_as_alpha
+from core.images import check_image_size
+from core.models.bundled import weights_file
+from core.predicting import Predictions
+from core.progress import console, progress_bar
+from core.provenance import provenance
+from core.training.randomness import generator
+from core.views import ViewSet
+from projects.viewfusion.autoregression import Draws, ViewFusion
+from projects.viewfusion.fusion import Blending, free_plan
+from projects.viewfusion.pipeline import load_fusion
+from projects.viewfusion.poses import to_cameras
+from projects.viewfusion.settings import Settings
+from projects.viewfusion.weights import MISSING
+
+RING_ELEVATION, RADIUS = math.pi / 6, 1.5  # of SyncDreamer's targets, and of all toybox cameras
+# What does not decide an object's views: how many there are, and where they are computed.
+ASIDE = ("out", "num_objects", "device", "overwrite")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One object.
+
+    Args:
+        pixels: of the inputs, in [-1, 1].
+        inputs: their poses, spherical.
+        targets: poses of all views that are written.
+        given: places of those targets that are the inputs themselves, which are passed on as they are.
+    """
+
+    name: str
+    number: int
+    pixels: Float[Tensor, "k 3 h w"]
+    inputs: Float[Tensor, "k 3"]
+    targets: Float[Tensor, "n 3"]
+    given: list[int]
+
+
+@torch.no_grad()
+def predict(cfg: DictConfig) -> None:
+    """The program behind `python -m projects.viewfusion.predict`: writes `out/<object>` for every object.
+
+    Started again, objects that are there with the same settings, weights and data are kept. BadOutput where others
+    are, unless `cfg.overwrite` is set: then they are replaced.
+    """
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    settings, device = Settings.of({**config, **UNASKED}), choose_device(cfg.device)
+    path = weights_file(cfg.weights, advice=MISSING)
+    sha256, names, task_of = (ring if cfg.targets == "ring" else free)(cfg)
+    whole("num_objects", cfg.num_objects, most=len(names))
+    config["model"]["start"] = None
+    fusion = load_fusion(config["model"], settings, path, device)
+    record = provenance(config, weights=[path], seed=cfg.seed)
+    deciding = {key: value for key, value in config.items() if key not in ASIDE} | {"data": sha256}
+    predictions = Predictions.of(Path(cfg.out), record, deciding, overwrite=cfg.overwrite)
+    missing = predictions.missing(names[: cfg.num_objects])
+    with progress_bar() as bar, autocast(device, settings.precision):
+        running = bar.add_task("sampling", total=len(missing))
+        for number in missing:
+            began = time.process_time()
+            task = task_of(number)
+            check_image_size(task.pixels.shape[-1], fusion.denoiser.image_size)
+            rgb = views_of(fusion, settings, task)
+            cameras = to_cameras(task.targets, fusion.denoiser.image_size)
+            views = ViewSet(with_white_as_alpha(rgb), cameras, task.name)
+            predictions.write(views, time.process_time() - began)
+            bar.advance(running)
+    kept = f"; {cfg.num_objects - len(missing)} were there" if len(missing) < cfg.num_objects else ""
+    console.print(f"{cfg.out}: {len(missing)} objects made{kept}", markup=False)
+
+
+# Settings of `generate` that say how a picture is found and framed, and which poses are asked for.
+UNASKED: dict[str, Any] = {
+    "num_views": None, "mask": "none", "alpha": "cut", "crop_size": -1, "way": "never", "way_step_deg": 10.0,
+}  # fmt: skip
+
+
+def views_of(fusion: ViewFusion, settings: Settings, task: Task) -> Float[Tensor, "n 3 h w"]:
+    """All the task's views, in [0, 1]. Each object has its own noise, so the others do not change the result."""
+    blending = Blending(settings.inference_temp, settings.auto_temp, settings.window_deg)
+    asked = [place for place in range(len(task.targets)) if place not in task.given]
+    steps, made = free_plan(task.inputs, task.targets[asked], blending)
+    steps = fusion.plan(steps, task.inputs)
+    draws = Draws(generator(settings.seed, task.number, stream="evaluate"))
+    device = fusion.device
+    found = fusion.views(task.pixels.to(device), steps, draws).float().cpu()
+    views = torch.empty(len(task.targets), *task.pixels.shape[1:])
+    views[task.given] = task.pixels[: len(task.given)]
+    views[asked] = found[made]
+    return (views + 1) / 2
+
+
+Source = tuple[str, list[str], Callable[[int], Task]]  # hash of the data, objects' names, and what makes their tasks
+
+
+def ring(cfg: DictConfig) -> Source:
+    """SyncDreamer's views of the toybox: `num_inputs` input views evenly around, the first at azimuth 0."""
+    pack = open_pack(cfg.root, cfg.split)
+    whole("num_inputs", cfg.num_inputs, most=NUM_VIEWS)
+    azimuths = torch.arange(NUM_VIEWS, dtype=torch.float64) * (2 * math.pi / NUM_VIEWS)
+    chosen = [place * NUM_VIEWS // cfg.num_inputs for place in range(cfg.num_inputs)]
+
+    def task(number: int) -> Task:
+        elevations = pack.elevations[number, chosen].double()
+        return Task(
+            pack.uids[number],
+            number,
+            pack.pixels(number, [NUM_VIEWS + view for view in chosen]),
+            poses(azimuths[chosen], elevations),
+            poses(azimuths, torch.full_like(azimuths, RING_ELEVATION)),
+            given=[],
+        )
+
+    return pack.sha256, pack.uids, task
+
+
+def free(cfg: DictConfig) -> Source:
+    """Random views: the first `num_inputs` are given."""
+    views = FreeViews(root=cfg.free_root, split=cfg.split)
+    whole("num_inputs", cfg.num_inputs, most=views.num_views - 1)
+    given = list(range(cfg.num_inputs))
+
+    def task(number: int) -> Task:
+        azimuth, elevation, radius = views.angles[number].double().unbind(-1)
+        targets = poses(azimuth, elevation, radius)
+        return Task(views.uids[number], number, views.pixels(number, given), targets[given], targets, given)
+
+    return views.sha256, views.uids, task
+
+
+def poses(
+    azimuth: Float[Tensor, "n"], elevation: Float[Tensor, "n"], radius: Float[Tensor, "n"] | float = RADIUS
+) -> Float[Tensor, "n 3"]:
+    """Spherical poses (`projects.viewfusion.poses`) of angles in radians, elevation above the horizon."""
+    return torch.stack([math.pi / 2 - elevation, azimuth, torch.as_tensor(radius).expand_as(azimuth)], dim=-1)
