@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from core.cameras.rigs import rig
+from core.config import instantiate
 from core.errors import BadCheckpoint, BadData, MissingWeights, UserError
 from core.metrics.text import cosines
 from core.views import ViewSet, write_views
@@ -17,7 +18,7 @@ from projects.benchmark import networks
 from projects.benchmark.networks import ClipRetrieval, ClipScore, LpipsScore, NeighbourClip, NeighbourLpips
 from projects.benchmark.pictures import Pictures
 from tests.metrics.test_lpips import images, weights
-from tests.projects.benchmark.test_protocols import scores
+from tests.projects.benchmark.test_protocols import config, scores
 
 CAPTIONS = ["a red ball", "a blue box", "a green cone", "a torus", "a ring of balls"]
 
@@ -121,3 +122,27 @@ def test_a_views_clip_likeness_to_itself_is_1(at_hand):
     shown = images(0, 48)[:1].repeat(3, 1, 1, 1)
     views = Pictures("toy", [0, 1, 2], shown, torch.ones(3, 48, 48))
     assert NeighbourClip(model="clip-vit-large-patch14")(views).tolist() == pytest.approx([1, 1, 1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["ouroboros_gso100_lpips", "syncdreamer_gso30_lpips", "viewfusion_gso_lpips", "viewfusion_gso_circle_networks"],
+)
+def test_a_published_protocols_networks_measure_once_their_files_are_there(name, root, tmp_path, monkeypatch):
+    for file in root.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "clip-vit-base-patch32").symlink_to(root / "clip-vit-large-patch14")
+    if "ouroboros" not in name:
+        save_file(weights("vgg")[0], tmp_path / "vgg16-397923af.safetensors")
+    monkeypatch.setenv("TURNTABLE_WEIGHTS", str(tmp_path))
+    networks._clip.cache_clear()
+    protocol = instantiate(config(name).protocol)
+    shown = torch.cat([images(0), images(1)])
+    if protocol.alone:
+        found = {column: protocol.alone[column](Pictures("toy", range(len(shown)), shown, torch.ones(4, 64, 64)))
+                 for column in ("LPIPS (vgg) of neighbours", "CLIP of neighbours")}  # fmt: skip
+    else:
+        [column] = [column for column in protocol.images if column.startswith("LPIPS")]
+        found = {column: protocol.images[column](shown, shown.roll(1, dims=0))}
+    assert all(len(values) == len(shown) and values.isfinite().all() and values.std() > 0 for values in found.values())

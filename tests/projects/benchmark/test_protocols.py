@@ -108,6 +108,22 @@ def test_syncdreamer_gso30_scores_a_constant_difference_by_its_formula(tmp_path)
     assert found["SSIM (range of the data)"] < 0.99
 
 
+def test_toybox_free_scores_the_views_that_are_never_inputs(tmp_path):
+    images = flat([0.6] * 12, 64)
+    shifts = torch.tensor([0.3] * 3 + [0.1] * 9).view(-1, 1, 1, 1)
+    made = images.clone()
+    made[:, :3] -= shifts
+    cameras = rig("random", size=64, num_views=12)
+    for folder, shown in (("gt", images), ("pred", made)):
+        write_views(tmp_path / folder / "toy", ViewSet(shown, cameras, "toy"))
+    found = scores(tmp_path, "toybox_free")
+    assert found["PSNR (dB)"] == pytest.approx(20, abs=0.3)
+    assert (
+        len(json.loads((tmp_path / "out" / "scores.json").read_text())["objects"]["pred"]["toy"]["per_view"]["SSIM"])
+        == 9
+    )
+
+
 def test_viewfusion_gso_scores_all_but_the_given_view_of_the_official_files(tmp_path):
     root = tmp_path / "gt"
     root.mkdir()
