@@ -84,12 +84,14 @@ PROTOCOL ?= syncdreamer_gso30
 eval: toybox ## measure the bundled weights on the 30 test objects again; with GSO=DIR PRED=DIR also predictions of scanned objects
 	$(RUN) -m projects.syncdreamer.predict +experiment=syncdreamer/toybox out=outputs/eval/syncdreamer overwrite=true
 	$(RUN) -m projects.benchmark.baselines out=outputs/eval/trivial overwrite=true
-	$(RUN) -m projects.benchmark.evaluate protocol=toybox gt=data/toybox/test out=outputs/eval/views \
+	$(RUN) -m projects.benchmark.evaluate protocol=toybox gt=data/toybox/test out=outputs/eval/views overwrite=true \
 		'pred={SyncDreamer: outputs/eval/syncdreamer, the input repeated: outputs/eval/trivial/input-repeated, the mean training view: outputs/eval/trivial/mean-view, the nearest training object: outputs/eval/trivial/nearest-object}'
+	$(RUN) -m projects.benchmark.evaluate protocol=toybox_consistency gt=data/toybox/test out=outputs/eval/consistency overwrite=true \
+		'pred={SyncDreamer: outputs/eval/syncdreamer, the input repeated: outputs/eval/trivial/input-repeated}'
 	$(RUN) -m projects.benchmark.reconstruct views='outputs/eval/syncdreamer/test-0000[0-7]' method=neus preset=toybox out=outputs/eval/meshes overwrite=true
-	$(RUN) -m projects.benchmark.evaluate protocol=toybox_shapes gt=data/toybox/test out=outputs/eval/shapes \
+	$(RUN) -m projects.benchmark.evaluate protocol=toybox_shapes gt=data/toybox/test out=outputs/eval/shapes overwrite=true \
 		'pred={SyncDreamer then NeuS: outputs/eval/meshes, a sphere: outputs/eval/trivial/sphere}'
-	$(if $(GSO),$(RUN) -m projects.benchmark.evaluate protocol=$(PROTOCOL) gt='$(GSO)' pred='$(PRED)' out=outputs/eval/gso)
+	$(if $(GSO),$(RUN) -m projects.benchmark.evaluate protocol=$(PROTOCOL) gt='$(GSO)' pred='$(PRED)' out=outputs/eval/gso overwrite=true)
 
 clean: ## remove outputs, multiruns and caches
 	rm -rf outputs multirun .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
