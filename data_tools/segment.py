@@ -14,7 +14,7 @@ from core.config import one_of
 from core.masks import NETWORKS
 
 MASKS = ("auto", *NETWORKS, "flood", "grabcut", "white")
-VERSION = 1  # of what decides a result beside the settings
+VERSION = 2  # of what decides a result beside the settings
 
 
 def check(cfg: dict) -> None:
@@ -29,6 +29,7 @@ def main(cfg: DictConfig) -> None:
 
     import torch
 
+    from core.errors import BadImage
     from core.foreground import foreground_mask
     from core.images import ImageInfo, composite
     from core.masks import check_mask_here
@@ -37,6 +38,8 @@ def main(cfg: DictConfig) -> None:
     check_mask_here(cfg.mask)
 
     def turn(rgba: torch.Tensor, info: ImageInfo) -> tuple[torch.Tensor, dict]:
+        if rgba[3].max() == 0:
+            raise BadImage("no foreground pixels: alpha is 0 everywhere; give a picture with a visible object")
         if cfg.mask == "auto" and (rgba[3] < 1).any():
             alpha, how = rgba[3], "mask=auto: the file's own alpha"
         else:

@@ -13,6 +13,7 @@ from torch import Tensor
 from core.cameras.poses import spherical
 from core.data.conventions import NUM_VIEWS
 from core.data.dropping import allow_dropped
+from core.data.judging import judge_packed
 from core.data.reports import AUTO, spread
 from core.data.shards import Pack, member
 from core.errors import BadConfig, BadData
@@ -46,7 +47,7 @@ class PackedViews:
             split: which of its splits; None: all objects.
             image_size: side to which images are resized; None: as they are.
             report: what data_tools.validate found: a path; auto: validation.json in `root`, if it is there; None: none.
-                Without one, up to `LOOKED_AT` evenly spread objects are read before training.
+                Without one, up to `LOOKED_AT` evenly spread objects are judged before training.
             max_lost: the fraction of objects that may be missing with truncated shards; BadData when more are.
             max_dropped: the fraction of the others that may be left out as broken; BadData when more are.
         """
@@ -64,7 +65,7 @@ class PackedViews:
             self._parts(*self.pack.read(int(self.numbers[0])))  # a pack of other things is refused at once
 
     def _look(self, numbers: Sequence[int] | np.ndarray) -> dict[int, str]:
-        """What is broken of up to `LOOKED_AT` objects, and why: read whole, without decoding their images."""
+        """What is broken of up to `LOOKED_AT` objects, and why: judged as data_tools.validate does, images and all."""
         looked_at = [int(numbers[index]) for index in spread(len(numbers), LOOKED_AT)]
         log.info(
             "no validation report: %d of %d objects are looked at; data_tools.validate finds all",
@@ -79,6 +80,10 @@ class PackedViews:
                 self._elevations(note)
             except BadData as error:
                 broken[number] = str(error)
+                continue
+            if faults := judge_packed(note, files):
+                more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
+                broken[number] = f"{note['name']} in {str(self.pack.root)!r}: {faults[0]}{more}"
         if broken and len(broken) == len(looked_at):  # of another kind than training wants: nothing to repair
             raise BadData(broken[looked_at[0]])
         return broken

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from core.app import app
 from core.config import number, whole
+from core.errors import BadConfig
 
 
 def check(cfg: dict) -> None:
@@ -18,7 +19,10 @@ def check(cfg: dict) -> None:
     whole("workers", cfg["workers"], most=64)
     whole("retries", cfg["retries"], least=0)
     number("timeout_s", cfg["timeout_s"], 0, above=True)
-    number("max_unpacked_gb", cfg["max_unpacked_gb"], 0, above=True)
+    if cfg["max_unpacked_gb"] is not None:
+        number("max_unpacked_gb", cfg["max_unpacked_gb"], 0, above=True)
+        if not cfg["unpack"]:
+            raise BadConfig(f"max_unpacked_gb={cfg['max_unpacked_gb']}: it is read with unpack=true only; leave it out")
 
 
 @app(config_name="download", reads=(), check=check)

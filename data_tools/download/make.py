@@ -22,6 +22,8 @@ from data_tools.download.registry import Item, read_registry
 from data_tools.download.transfer import Policy, fetch
 from data_tools.download.unpack import folder_of, unpack
 
+MAX_UNPACKED_GB = 20.0
+
 
 def download_all(cfg: Mapping[str, Any], out: Path) -> list[Record]:
     """Bring every item of `cfg["registry"]` into `out`; of several a bad one is recorded and passed over."""
@@ -30,13 +32,14 @@ def download_all(cfg: Mapping[str, Any], out: Path) -> list[Record]:
     if mirror is not None and urlsplit(mirror).scheme not in ("http", "https") and not Path(mirror).is_dir():
         raise BadConfig(f"mirror={mirror}: no such folder, and no http or https address; check it")
     policy = Policy(cfg["retries"], float(cfg["timeout_s"]))
+    most = int((cfg["max_unpacked_gb"] or MAX_UNPACKED_GB) * 1e9)
     stop = threading.Event()
 
     def work(item: Item) -> Record:
         record = _bring(item, out / item.path, cfg, policy, stop)
         folder = folder_of(out / item.path)
         if cfg["unpack"] and folder is not None:
-            if unpack(out / item.path, folder, record["sha256"], int(cfg["max_unpacked_gb"] * 1e9)):
+            if unpack(out / item.path, folder, record["sha256"], most):
                 record["status"] = "ok"
             record["folder"] = folder.relative_to(out).as_posix()
         return record

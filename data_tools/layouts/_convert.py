@@ -18,7 +18,7 @@ from data_tools.layouts import OURS, load
 from data_tools.layouts._archives import unpacked
 from data_tools.layouts._shared import Layout, Listing, Sheet, digest, judge, turned
 
-VERSION = 1  # of what decides a result beside the settings and the files; raise it with any change to that
+VERSION = 2  # of what decides a result beside the settings and the files; raise it with any change to that
 
 
 def import_all(cfg: Mapping[str, Any], out: Path) -> list[dict[str, Any]]:
@@ -134,13 +134,16 @@ def _chosen(sheets: dict[str, Sheet], part: str | None, writer: Layout) -> dict[
         has = ", ".join(filter(None, sheets))
         if writer.parts == ("",):
             raise BadRequest(f"the object has the parts {has}; this layout holds one, choose it by part=")
-        raise BadRequest(f"this layout holds the parts {', '.join(writer.parts)}; the object has {has or 'none'}")
+        raise BadRequest(
+            f"this layout holds the parts {', '.join(writer.parts)}; the object has {has or 'none'}; "
+            "give view sets of them all, each in a folder of the object's (data_tools.render part=)"
+        )
     return sheets
 
 
 def _judged(sheet: Sheet, part: str, mask: str | None) -> ViewSet:
     views, faults = judge(sheet, mask)
-    if views is None:
+    if views is None or faults:
         more = f" (and {len(faults) - 1} more faults; data_tools.validate lists all)" if len(faults) > 1 else ""
         raise BadViewSet(f"{part + ', ' if part else ''}{faults[0]}{more}")
     return views

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from core.cameras.poses import swap_world_up
+from core.data.judging import wrong_content
 from core.data.names import unsafe
 from core.errors import BadData, BadImage, UserError
 from core.files import sha256_file
@@ -154,7 +155,11 @@ def each_pose(keys: Iterable[Any], read: Callable[[Any], np.ndarray]) -> tuple[l
 
 
 def judge(made: Sheet, mask: str | None) -> tuple[ViewSet | None, list[str]]:
-    """The view set of a sheet, or None, and all its faults."""
+    """The view set of a sheet, or None where none can be made of it, and all its faults.
+
+    Those are what the layout lacks, what `core.views` finds, and then what `core.data.judging` finds in a view set that
+    can be made: validate, pack and the conversions refuse the same.
+    """
     if made.faults and not made.transforms:
         return None, list(made.faults)
     views, faults = parse_transforms(made.transforms, made.folder, mask=mask)
@@ -162,7 +167,7 @@ def judge(made: Sheet, mask: str | None) -> tuple[ViewSet | None, list[str]]:
     if views is not None and (mask is not None or not made.alpha):
         views, more = _masked(views, mask)
         faults += more
-    return (None if faults else views), faults
+    return (None, faults) if faults or views is None else (views, wrong_content(views))
 
 
 def _masked(views: ViewSet, mask: str | None) -> tuple[ViewSet, list[str]]:

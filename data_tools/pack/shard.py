@@ -25,7 +25,7 @@ from core.views import ViewSet
 from data_tools.layouts import load
 from data_tools.layouts._shared import Sheet, judge
 
-VERSION = 1  # of what decides a shard beside the settings and the files; raise it with any change to that
+VERSION = 2  # of what decides a shard beside the settings and the files; raise it with any change to that
 END = bytes(2 * tarfile.BLOCKSIZE)
 
 

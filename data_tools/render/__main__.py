@@ -3,6 +3,7 @@
     python -m data_tools.render input=meshes out=data/views                      SyncDreamer's 16 views of each
     python -m data_tools.render input='objects/**/*.glb' rig=zero123 num_views=12 depth=true normals=true
     python -m data_tools.render input=chair.obj up=y engine=blender
+    python -m data_tools.render input=meshes rig=syncdreamer_input part=input out=data/views
 
 Leaves one view set per object in `out`, and `results.jsonl`, which lists the objects that failed too. What is there
 already with the same settings is skipped; with other settings it is refused, unless overwrite=true.

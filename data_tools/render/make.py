@@ -2,21 +2,19 @@
 
     <out>/<name>/            a view set (core.views), with depth/ and normals/ where wanted (data_tools.render.maps);
                              `normalisation` in its transforms.json says how the file's vertices became the world's
+    <out>/<name>/<part>/     the same with part=, for objects that have several (the layout `views`)
     <out>/results.jsonl      one line per object, in order: done, skipped or failed and why
 
 A view set is a function of the settings and of the file alone, on however many processes; its provenance holds a hash
 of both, by which a second run knows it.
 """
 
-import inspect
 import json
 import os
-import signal
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,44 +22,56 @@ import torch
 import torch.nn.functional as F
 
 from core.batch import run_batch
-from core.cameras.rigs import RIGS
-from core.config import check_targets, number, one_of, whole
+from core.config import number, one_of, whole
+from core.data.names import unsafe
 from core.errors import BadConfig, BadMesh, BadRequest
 from core.files import atomic_folder, list_inputs, natural_key, sha256_file
 from core.mesh.export import FORMATS
 from core.progress import console, progress_bar
 from core.provenance import config_hash, provenance
-from core.training.randomness import derive
-from core.types import Cameras
 from core.views import PROVENANCE, TRANSFORMS, ViewSet, write_views
+from data_tools.render.cameras import check_rig, draws_cameras, refuse_cameras_inside, rig_cameras
 from data_tools.render.engines import ENGINES, ONE_PROCESS, Rendering, Request, check_engine, engine_settings
 from data_tools.render.maps import add_maps
 from data_tools.render.surface import normalise, read_surface
+from data_tools.render.workers import Workers
 
 # Version of everything beside the settings that decides a view set's content; raise it with any change to that.
 VERSION = 1
 # What a view set depends on; where it goes, and how many processes make it, are left out.
 SHAPING = ("rig", "num_views", "elevation_deg", "distance", "size", "normalise", "up", "missing_textures", "depth",
-           "depth_unit", "normals", "engine", "seed")  # fmt: skip
-RIG_KEYS = ("num_views", "elevation_deg", "distance")
+           "normals", "engine")  # fmt: skip
+DEPTH_UNIT = 0.001
 
 
 @dataclass(frozen=True)
 class Item:
-    """A mesh file and the folder of its view set."""
+    """A mesh file, the object's folder, and which part of the object its view set is (None: all of it)."""
 
     path: Path
-    folder: Path
+    home: Path
+    part: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The object's."""
+        return self.home.name
+
+    @property
+    def folder(self) -> Path:
+        """The view set's."""
+        return self.home / (self.part or "")
 
 
 def render_all(cfg: Mapping[str, Any], out: Path) -> list[dict[str, Any]]:
     """Render what `cfg["input"]` names; of several objects a bad one is recorded and passed over."""
     check_settings(cfg)
     check_engine(cfg["engine"], engine_settings(cfg))
-    items = find_items(cfg["input"], out)
+    items = find_items(cfg["input"], out, cfg["part"])
     source = provenance(dict(cfg), seed=cfg["seed"])
     wanted = cfg["workers"] or (1 if cfg["engine"] in ONE_PROCESS else os.cpu_count() or 1)
-    with Workers(min(wanted, len(items)), items, cfg, source) as workers, progress_bar() as bar:
+    render = partial(render_object, cfg=cfg, source=source)
+    with Workers(min(wanted, len(items)), items, render) as workers, progress_bar() as bar:
         task = bar.add_task("rendering", total=len(items))
 
         def work(item: Item) -> dict[str, Any]:
@@ -81,7 +91,6 @@ def render_all(cfg: Mapping[str, Any], out: Path) -> list[dict[str, Any]]:
 
 def check_settings(cfg: Mapping[str, Any]) -> None:
     """Refuse, before any work, what would fail at every object."""
-    one_of("rig", cfg["rig"], sorted(RIGS))
     one_of("normalise", cfg["normalise"], ("unit_cube", "unit_sphere", "none"))
     one_of("up", cfg["up"], ("auto", "y", "z"))
     one_of("missing_textures", cfg["missing_textures"], ("refuse", "ignore"))
@@ -94,40 +103,35 @@ def check_settings(cfg: Mapping[str, Any]) -> None:
         one_of("shading", settings["shading"], ("smooth", "flat", "none"))
         whole("supersample", settings["supersample"], least=1, most=8)
     whole("size", cfg["size"], least=8, most=2048)
-    number("depth_unit", cfg["depth_unit"], 0, above=True)
-    if cfg["num_views"] is not None:
-        whole("num_views", cfg["num_views"])
+    if cfg["depth_unit"] is not None:
+        number("depth_unit", cfg["depth_unit"], 0, above=True)
+        if not cfg["depth"]:
+            raise BadRequest(f"depth_unit={cfg['depth_unit']}: it is read with depth=true only; leave it out")
+    part = cfg["part"]
+    if part is not None and (not isinstance(part, str) or unsafe(part) or "/" in part or part.startswith(".")):
+        raise BadConfig(f"part={part}: expected the name of a folder, such as target or input")
     if cfg["workers"] is not None:
         whole("workers", cfg["workers"])
         if cfg["engine"] == "nvdiffrast" and cfg["workers"] > 1:
             raise BadRequest(
                 f"workers={cfg['workers']}: engine=nvdiffrast draws in one process, on one GPU; leave it out"
             )
-    for key in ("elevation_deg", "distance"):
-        for value in cfg[key] if isinstance(cfg[key], list) else [cfg[key]] if cfg[key] is not None else []:
-            number(key, value, *((-90, 90) if key == "elevation_deg" else (0, 100)), above=key == "distance")
-    rig_cameras(cfg, "any")
+    check_rig(cfg)
 
 
-def rig_cameras(cfg: Mapping[str, Any], name: str) -> Cameras:
-    """The rig's cameras for the object called `name`; a rig that draws its cameras at random draws others for each."""
-    function = RIGS[cfg["rig"]]
-    given = {"size": cfg["size"]}
-    given |= {key: cfg[key] for key in RIG_KEYS if cfg[key] is not None}
-    if cfg["rig"] in ("random", "zero123"):
-        given["seed"] = derive(cfg["seed"], name)
-    known = [key for key in inspect.signature(function).parameters if key in RIG_KEYS]
-    for key in RIG_KEYS:
-        if key in given and key not in known:
-            other = f"it reads {', '.join(known)}" if known else "its cameras are fixed"
-            raise BadConfig(f"{key}={cfg[key]}: rig={cfg['rig']} does not read it; {other}")
-    check_targets({"_target_": f"{function.__module__}.{function.__qualname__}"} | given)
-    for key in {"elevation_deg", "distance"} & given.keys():  # the signatures say float, and pairs of them
-        given[key] = tuple(map(float, given[key])) if isinstance(given[key], list) else float(given[key])
-    return function(**given)
+def shaping(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings on which a view set depends: a seed that nothing draws from, or a unit of no depths, is none."""
+    read = {key: cfg[key] for key in SHAPING} | engine_settings(cfg)
+    read |= {"seed": cfg["seed"]} if draws_cameras(cfg["rig"]) else {}
+    return read | ({"depth_unit": depth_unit(cfg)} if cfg["depth"] else {})
 
 
-def find_items(spec: str, out: Path) -> list[Item]:
+def depth_unit(cfg: Mapping[str, Any]) -> float:
+    """Of one step in a depth map, in world units."""
+    return DEPTH_UNIT if cfg["depth_unit"] is None else float(cfg["depth_unit"])
+
+
+def find_items(spec: str, out: Path, part: str | None = None) -> list[Item]:
     """The mesh files that `spec` names, each with a folder of its own: named as the file where that is clear."""
     paths = list_inputs(spec, FORMATS, what="mesh", fault=BadMesh)
     if len(paths) > 1:  # a glob also finds what lies beside meshes
@@ -142,7 +146,7 @@ def find_items(spec: str, out: Path) -> list[Item]:
             return path.stem
         return "_".join(path.resolve().relative_to(root).parts)
 
-    return [Item(path, out / name(path)) for path in sorted(paths, key=natural_key)]
+    return [Item(path, out / name(path), part) for path in sorted(paths, key=natural_key)]
 
 
 def render_object(item: Item, cfg: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,11 +156,10 @@ def render_object(item: Item, cfg: Mapping[str, Any], source: Mapping[str, Any])
         digest = sha256_file(item.path)
     except OSError as error:
         raise BadMesh(f"cannot read {str(item.path)!r}: {error.strerror or error}") from error
-    settings = engine_settings(cfg)
-    shaping = {key: cfg[key] for key in SHAPING} | settings
-    key = config_hash(shaping | {"version": VERSION, "mesh": digest, "name": item.folder.name})
-    if _is_done(item.folder, key, cfg["overwrite"]):
-        return {"status": "skipped", "folder": item.folder.name}
+    key = config_hash(shaping(cfg) | {"version": VERSION, "mesh": digest, "name": item.name})
+    folder = item.folder.relative_to(item.home.parent).as_posix()
+    if _is_done(item, key, cfg["overwrite"]):
+        return {"status": "skipped", "folder": folder}
     surface = read_surface(item.path, up=cfg["up"])
     if surface.missing_textures and cfg["missing_textures"] == "refuse":
         raise BadMesh(
@@ -164,13 +167,15 @@ def render_object(item: Item, cfg: Mapping[str, Any], source: Mapping[str, Any])
             "object without it"
         )
     surface, normalisation = normalise(surface, cfg["normalise"])
-    cameras = rig_cameras(cfg, item.folder.name)
+    cameras = rig_cameras(cfg, item.name)
+    refuse_cameras_inside(cameras, surface.mesh, item.path.name, scaled=cfg["normalise"] != "none")
     threads = max(1, (os.cpu_count() or 1) // (cfg["workers"] or 1))
+    settings = engine_settings(cfg)
     options = settings.get("blender", settings) | {"threads": threads}
     request = Request(item.path, surface, normalisation, cameras, cfg["depth"], cfg["normals"], options)
     rendering = ENGINES[cfg["engine"]](request)
     record = {
-        "folder": item.folder.name,
+        "folder": folder,
         "views": len(cameras),
         "faces": len(surface.mesh.faces),
         "degenerate_faces": surface.degenerate_faces,
@@ -218,8 +223,11 @@ def _why_unseen(request: Request) -> str:
     )
 
 
-def _is_done(folder: Path, key: str, overwrite: bool) -> bool:
+def _is_done(item: Item, key: str, overwrite: bool) -> bool:
     """Whether this very view set is there; BadRequest when something else is, and may not be replaced."""
+    folder = item.folder
+    if item.part is not None and (item.home / TRANSFORMS).is_file():
+        raise BadRequest(f"{str(item.home)!r} is a view set itself and has no parts; choose another out=")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     if not (folder / TRANSFORMS).is_file():
@@ -239,57 +247,9 @@ def _is_done(folder: Path, key: str, overwrite: bool) -> bool:
 
 def _write(item: Item, cfg: Mapping[str, Any], request: Request, rendering: Rendering, made: dict[str, Any]) -> None:
     """The view set's folder, whole or not at all."""
-    views = ViewSet(rendering.images, request.cameras, item.folder.name, provenance=made)
+    name = f"{item.name} {item.part}" if item.part else item.name
+    views = ViewSet(rendering.images, request.cameras, name, provenance=made)
     more = {"normalisation": request.normalisation.to_json() | {"up": request.surface.up}}
     with atomic_folder(item.folder, overwrite=cfg["overwrite"]) as temporary:
         write_views(temporary, views)
-        add_maps(temporary, rendering, depth_unit=cfg["depth_unit"], more=more)
-
-
-class Workers:
-    """Renders items on processes ahead of being asked; results come in whatever order they are asked for.
-
-    With one process everything happens in this one. A process that dies (out of memory, as a rule) takes its neighbours
-    along: its item is tried once more, alone, fails if it dies again, and the rest goes on with new processes.
-    """
-
-    def __init__(
-        self, processes: int, items: Sequence[Item], cfg: Mapping[str, Any], source: Mapping[str, Any]
-    ) -> None:
-        self.processes, self.items, self.cfg, self.source = processes, list(items), cfg, source
-        self.pool: ProcessPoolExecutor | None = None
-        self.jobs: dict[Item, Future] = {}
-
-    def __enter__(self) -> "Workers":
-        if self.processes > 1:
-            self._start(self.items)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
-
-    def result(self, item: Item) -> dict[str, Any]:
-        """The item's record, or what went wrong with it."""
-        if self.pool is None:
-            return render_object(item, self.cfg, self.source)
-        try:
-            return self.jobs[item].result()
-        except BrokenProcessPool:
-            self.pool.shutdown()
-        try:
-            with ProcessPoolExecutor(1, initializer=_start_worker) as alone:
-                return alone.submit(render_object, item, self.cfg, self.source).result()
-        except BrokenProcessPool as error:
-            raise BadMesh(f"rendering {item.path.name!r} ended its process; out of memory?") from error
-        finally:
-            self._start(self.items[self.items.index(item) + 1 :])
-
-    def _start(self, items: Sequence[Item]) -> None:
-        self.pool = ProcessPoolExecutor(self.processes, initializer=_start_worker)
-        self.jobs = {item: self.pool.submit(render_object, item, self.cfg, self.source) for item in items}
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which lets running objects finish
+        add_maps(temporary, rendering, depth_unit=depth_unit(cfg), more=more)

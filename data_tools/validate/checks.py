@@ -1,4 +1,4 @@
-"""What can be wrong with one object of a data set, beside what `core.views` finds in every view set."""
+"""What is wrong with one object of a data set: every program's judgement (`judge`) by part, and what was asked for."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from core.errors import UserError
 from core.views import ViewSet
 from data_tools.layouts import load
 from data_tools.layouts._shared import Sheet, images_digest, judge
-
-NEARLY_PARALLEL = 1e-4  # of the axes' spread; below it there is no point that they all look at
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ def judge_sheets(name: str, sheets: Mapping[str, Sheet], expected: Expected) -> 
     findings = []
     for part, sheet in sheets.items():
         views, faults = judge(sheet, expected.mask)
-        faults = faults if views is None else [*_wrong_form(views, expected), *_wrong_content(views)]
+        faults = faults if views is None else [*_wrong_form(views, expected), *faults]
         findings += [Finding(name, part, *_split(fault)) for fault in faults]
     return findings
 
@@ -77,30 +73,6 @@ def _wrong_form(views: ViewSet, expected: Expected) -> list[str]:
     if expected.num_views is not None and len(views) != expected.num_views:
         faults.append(f"{len(views)} views instead of {expected.num_views}")
     return faults
-
-
-def _wrong_content(views: ViewSet) -> list[str]:
-    """An object that no view shows, or cameras that all turn their backs on it."""
-    faults = []
-    if not (views.images[:, 3] > 0).any():
-        faults.append("every view is empty (alpha 0 everywhere)")
-    if _all_look_away(views.cameras.poses.double()):
-        faults.append(
-            "wrong handedness or axes: every camera looks away from the point between them; are the poses OpenCV's (z "
-            "forward) where OpenGL's (z backward) are wanted, or the other way round?"
-        )
-    return faults
-
-
-def _all_look_away(poses: torch.Tensor) -> bool:
-    """Whether the point nearest to all optical axes lies behind every camera; false where axes are parallel."""
-    forward, centers = poses[:, :3, 2], poses[:, :3, 3]
-    across = torch.eye(3).double() - forward[:, :, None] * forward[:, None, :]
-    total = across.sum(dim=0)
-    if torch.linalg.eigvalsh(total)[0] < NEARLY_PARALLEL * len(poses):
-        return False
-    point = torch.linalg.solve(total, (across @ centers[:, :, None]).sum(dim=0))[:, 0]
-    return bool((((point - centers) * forward).sum(dim=-1) < 0).all())
 
 
 def check_splits(splits: dict[str, Sequence[str]]) -> list[Finding]:

@@ -5,9 +5,9 @@ An object's members are laid out in a temporary folder and judged there as a vie
 
 import json
 import re
-import tempfile
 from pathlib import Path
 
+from core.data.judging import laid_out
 from core.data.names import unsafe
 from core.data.shards import Pack, key_of, parse_object
 from core.data.table import INDEX
@@ -88,15 +88,11 @@ def check_packed(pack: Pack, number: int, expected: Expected) -> tuple[list[Find
     findings = []
     if note["name"] != entry.name:
         findings.append(Finding(entry.name, "", None, f"it calls itself {note['name']!r}"))
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for name, file in files.items():
-            if "/" not in name and unsafe(name) is None:  # other names are named by no view, and reported below
-                (folder / name).write_bytes(file)
+    with laid_out(files) as folder:
         sheets = {part: Sheet(content["transforms"], folder) for part, content in note["parts"].items()}
         place = f"{shard}:{key_of(entry.name)}."
         for found in judge_sheets(entry.name, sheets, expected):
-            findings.append(found._replace(reason=found.reason.replace(f"{temporary}/", place)))
+            findings.append(found._replace(reason=found.reason.replace(f"{folder}/", place)))
         digest = "" if findings else " ".join(map(images_digest, sheets.values()))
     return [*findings, *_unnamed(entry.name, sheets, files)], digest
 

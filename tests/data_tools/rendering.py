@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from omegaconf import OmegaConf
 
 from core.cameras.rigs import rig
+from core.config import CONF
 from data_tools.render.__main__ import main
 from data_tools.render.engines import Request
 from data_tools.render.surface import Surface, normalise
@@ -16,6 +18,11 @@ from data_tools.render.surface import Surface, normalise
 SMALL = ["size=24", "workers=1"]
 TINY = [*SMALL, "supersample=2"]
 TRIANGLE = "v 0 0 0\nv 0 1 0\nv 0 0 1\n"
+
+
+def settings(**changes) -> dict:
+    """The program's, as it reads them: for tests that do without Hydra, which takes a good part of a second."""
+    return {**OmegaConf.to_container(OmegaConf.load(CONF / "render.yaml")), "seed": 0, **changes}  # type: ignore[dict-item]
 
 
 def ball(radius: float = 1.0, subdivisions: int = 2) -> trimesh.Trimesh:

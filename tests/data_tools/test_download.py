@@ -16,8 +16,8 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from core.errors import BadData, UserError
-from data_tools.download.__main__ import main
+from core.errors import BadConfig, BadData, UserError
+from data_tools.download.__main__ import check, main
 from data_tools.download.make import download_all
 from data_tools.download.registry import read_registry
 from data_tools.download.transfer import Policy, fetch
@@ -90,7 +90,7 @@ def row(site: Site, name: str = "oak.zip", **changes) -> dict:
 
 
 def download(path: Path, out: Path, **changes) -> list[dict]:
-    settings = {"mirror": None, "unpack": False, "max_unpacked_gb": 1.0, "allow_unverified": False, "workers": 2,
+    settings = {"mirror": None, "unpack": False, "max_unpacked_gb": None, "allow_unverified": False, "workers": 2,
                 "retries": 0, "timeout_s": 5.0, "overwrite": False}  # fmt: skip
     return download_all({**settings, "registry": str(path), **changes}, out)
 
@@ -341,3 +341,11 @@ def test_the_program_ends_with_code_2_and_one_line(site, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*arguments, f"mirror={tmp_path}/nowhere"])
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_a_limit_for_archives_that_stay_packed_is_refused():
+    settings = {"workers": 1, "retries": 0, "timeout_s": 1.0, "unpack": True, "max_unpacked_gb": 1}
+    check(settings)
+    check({**settings, "unpack": False, "max_unpacked_gb": None})
+    with pytest.raises(BadConfig, match="max_unpacked_gb=1: it is read with unpack=true only"):
+        check({**settings, "unpack": False})

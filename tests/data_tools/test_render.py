@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from core.cameras.rays import pixel_rays
 from core.cameras.rigs import rig
+from core.errors import UserError
 from core.mesh.export import write_mesh
 from core.types import Mesh
 from core.views import TRANSFORMS, read_views, validate_views
@@ -24,7 +25,7 @@ from data_tools.render.__main__ import main
 from data_tools.render.engines import Request, render_cpu, sample_texture
 from data_tools.render.maps import read_depth, read_normals
 from data_tools.render.surface import normalise, read_surface
-from tests.data_tools.rendering import SMALL, TINY, ball, contents, refused, request, results
+from tests.data_tools.rendering import SMALL, TINY, ball, contents, refused, request, results, settings
 
 ROOT = Path(__file__).parents[2]
 CHICKEN = Path(os.environ.get("TURNTABLE_DATA", "/nonexistent")) / "gso_chicken"
@@ -59,7 +60,7 @@ def test_a_folder_of_meshes_becomes_view_sets_and_is_done_only_once(meshes, tmp_
     assert contents(out) == before
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     assert [record["status"] for record in results(out)][3:] == ["skipped", "ok", "skipped"]
-    assert "overwrite=true" in refused([*arguments, "seed=1"], capsys)
+    assert "overwrite=true" in refused([*arguments, "distance=3"], capsys)
     main([f"input={meshes / 'ring.glb'}", *arguments[1:], "seed=1", "overwrite=true"])
     assert contents(out) == before and not list(out.glob(".tmp-*"))
 
@@ -94,6 +95,7 @@ def test_a_process_that_dies_fails_its_own_object_only(meshes, tmp_path, monkeyp
         ("rig=nothing", "choose one of mvdream"),
         ("rig=ouroboros num_views=3", "num_views=3: rig=ouroboros does not read it; its cameras are fixed"),
         ("rig=zero123plus elevation_deg=3", "elevation_deg=3: rig=zero123plus does not read it; it reads distance"),
+        ("rig=orbit distance=0.2", "the camera of view 0 stands inside 'far.glb': 0.2 from the world's origin"),
         ("elevation_deg=[0,20]", "error: elevation_deg=[0, 20]: expected a number"),
         ("engine=cycles", "choose one of cpu, nvdiffrast, blender"),
         ("engine=blender supersample=2", "supersample=2: engine=blender does not read it"),
@@ -114,6 +116,23 @@ def test_what_the_user_got_wrong_is_one_line(tmp_path, arguments, words, capsys)
     far.apply_translation((0, 0, 50))
     far.export(tmp_path / "far.glb")
     assert words in refused([f"input={tmp_path}", f"out={tmp_path / 'out'}", *SMALL, *arguments.split()], capsys)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rig": "random", "elevation_deg": [40, -10]}, r"elevation_deg=\[40, -10\]: .* give \[-10, 40\]"),
+        ({"rig": "random", "distance": [2.2, 1.5]}, r"give \[1.5, 2.2\]"),
+        ({"rig": "random", "seed": -1}, "seed=-1: expected a whole number of at least 0"),
+        ({"depth_unit": 0.01}, "depth_unit=0.01: it is read with depth=true only"),
+        ({"part": "a/b"}, "part=a/b: expected the name of a folder"),
+        ({"part": ".."}, "expected the name of a folder"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_before_any_work(changes, words):
+    with pytest.raises(UserError, match=words):
+        make.check_settings(settings(**changes))
+    make.check_settings(settings(rig="random", elevation_deg=[-10, 40], depth=True, depth_unit=0.01, part="input"))
 
 
 def test_a_texture_is_sampled_at_every_pixel(tmp_path):

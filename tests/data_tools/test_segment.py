@@ -104,6 +104,15 @@ def test_a_bad_photo_is_listed_and_the_rest_goes_on_also_in_folders_with_odd_nam
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["gut.png"]
 
 
+@pytest.mark.parametrize("mask", ["auto", "grabcut"])
+def test_a_picture_that_shows_nothing_is_no_success(tmp_path, mask):
+    photo(tmp_path / "in/good.png", alpha=True)
+    Image.new("RGBA", (32, 32), (200, 20, 20, 0)).save(tmp_path / "in/nothing.png")
+    with pytest.raises(UserError, match=r"1 of 2 inputs failed .*: no foreground pixels: alpha is 0 everywhere"):
+        segment(tmp_path / "in", tmp_path / "out", mask=mask)
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["good.png"]
+
+
 def test_a_second_run_does_nothing_another_setting_is_refused_and_a_foreign_picture_never_replaced(tmp_path, capsys):
     path = photo(tmp_path / "in/a.png")
     segment(path, tmp_path / "out")

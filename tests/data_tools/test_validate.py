@@ -10,10 +10,13 @@ from PIL import Image
 
 from core.cameras.rigs import rig
 from core.data.names import names_hash
+from core.errors import UserError
 from core.types import Cameras
 from core.views import ViewSet, write_views
+from data_tools.pack.make import pack_all
 from data_tools.validate.__main__ import main
 from data_tools.validate.report import table
+from tests.data_tools.layouts import exported, imported
 from tests.data_tools.validating import SIZE, checked, views
 
 
@@ -40,6 +43,11 @@ def other_size(folder: Path) -> None:
     Image.fromarray(np.zeros((9, 7, 4), np.uint8)).save(folder / "images/003.png")
 
 
+def blank(folder: Path) -> None:
+    for path in (folder / "images").iterdir():
+        Image.new("RGBA", (SIZE, SIZE)).save(path)
+
+
 DAMAGES = {
     "missing frame": (lambda f: (f / "images/001.png").unlink(), 1, "does not exist"),
     "no rotation": (lambda f: edited(f, times([[2, 2, 2, 1]])), 2, "is no rotation"),
@@ -48,6 +56,7 @@ DAMAGES = {
     "wrong size": (other_size, 3, "is 7 x 9 instead of 16 x 16"),
     "corrupt image": (lambda f: (f / "images/000.png").write_bytes(b"no picture"), 0, "is broken or no image"),
     "wrong axes": (lambda f: edited(f, every_pose_in_opencv_axes), None, "every camera looks away"),
+    "blank": (blank, None, "every view is empty"),
     "no transforms": (lambda f: (f / "transforms.json").unlink(), None, "no view set"),
     "broken transforms": (lambda f: (f / "transforms.json").write_text("{"), None, "transforms.json is unreadable"),
 }
@@ -73,6 +82,29 @@ def test_every_damage_is_found_with_its_reason_and_view(folder):
         assert len(found) == 1, found
         assert found[0]["view"] == view
         assert words in found[0]["reason"]
+
+
+def failed(out: Path) -> set[str]:
+    """What a program's results.jsonl lists as failed."""
+    lines = map(json.loads, (out / "results.jsonl").read_text(encoding="utf-8").splitlines())
+    return {line["input"] for line in lines if line["status"] == "failed"}
+
+
+def test_pack_and_the_conversions_refuse_what_validate_calls_broken_and_nothing_else(folder, tmp_path):
+    broken = set(checked(folder)["broken"])
+    settings = {"root": str(folder), "layout": "views", "mask": None, "objects_per_shard": 3, "workers": 1, "seed": 0}
+    with pytest.raises(UserError, match=f"{len(DAMAGES)} of {len(DAMAGES) + 1} objects failed"):
+        pack_all({**settings, "overwrite": False}, tmp_path / "packed")
+    assert failed(tmp_path / "packed") == broken
+    assert checked(tmp_path / "packed")["broken"] == {}
+    with pytest.raises(UserError):
+        exported("zero123", folder, tmp_path / "exported")
+    assert failed(tmp_path / "exported") == broken
+    broken = set(checked(folder, layout="nerfstudio")["broken"])
+    assert {"wrong axes", "blank"} < broken
+    with pytest.raises(UserError):
+        imported("nerfstudio", folder, tmp_path / "imported")
+    assert failed(tmp_path / "imported") == broken
 
 
 def test_the_program_prints_a_table_writes_json_and_ends_with_2(folder, tmp_path, capsys):

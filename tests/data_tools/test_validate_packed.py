@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from core.data.packed_views import PackedViews
 from core.data.shards import Pack, parse_object
 from core.data.table import Entry, write_table
 from core.errors import BadConfig, BadData
+from core.images import encode_png
 from core.views import write_views
 from data_tools.pack.make import pack_all
 from data_tools.pack.shard import END, _as_member
@@ -115,6 +117,30 @@ def test_every_damage_of_an_object_is_found_with_its_reason_part_and_view(packed
     assert words in finding["reason"]
 
 
+def opencv_axes(note: dict, _: dict) -> None:
+    for view in range(16):
+        with_matrix("target", view, [1.0, -1.0, -1.0, 1.0])(note, {})
+
+
+def blank(_: dict, files: dict[str, bytes]) -> None:
+    transparent = encode_png(torch.zeros(4, 16, 16))
+    files.update({f"view{view:02d}.png": transparent for view in range(16)})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(opencv_axes, r"train/b in .*: target: .*every camera looks away"), (blank, r": input: every view is empty")]
+    + [(DAMAGES[name][0], "train/b in ") for name in ("missing frame", "no rotation")],
+)
+def test_the_look_at_the_start_refuses_what_validate_calls_broken(packed, change, words):
+    changed(packed, "train/b", change)
+    assert set(checked(packed)["broken"]) == {"train/b"}
+    with pytest.raises(BadData, match=f"1 of 3 training objects are broken, the first: .*{words}"):
+        PackedViews(root=str(packed))
+    left = PackedViews(root=str(packed), max_dropped=0.34).numbers.tolist()
+    assert left == [number_of(packed, name) for name in ("train/a", "train/c")]
+
+
 def test_a_whole_pack_is_good_also_with_several_processes(whole):
     assert checked(whole)["broken"] == {}
     assert checked(whole, workers=2, size=16, num_views=16)["broken"] == {}
@@ -194,7 +220,7 @@ def test_a_report_on_another_state_of_the_pack_is_refused(packed, tmp_path):
     changed(packed, "train/b", DAMAGES["no rotation"][0])
     with pytest.raises(BadData, match=r"about another pack, or an earlier state of this one; run data_tools.validate"):
         PackedViews(root=str(packed))
-    assert len(PackedViews(root=str(packed), report=None)) == 3
+    assert len(PackedViews(root=str(packed), report=None, max_dropped=0.34)) == 2  # what the look at the start finds
     (tmp_path / "some.txt").write_text("train/a\ntrain/x\n")
     report = checked(packed, uids=str(tmp_path / "some.txt"))
     assert report["broken"] == {"train/x": ["the pack does not hold it"]}

@@ -11,6 +11,7 @@ from core.metrics import sfm
 from core.metrics.consistency import agreement, consistency
 from core.metrics.halves import half_agreement
 from core.views import ViewSet, read_views, write_views
+from projects.benchmark import alone
 from projects.benchmark.alone import ColmapPoints, coherence, halves
 from projects.benchmark.layout import Layout
 from projects.benchmark.pairing import single
@@ -45,7 +46,8 @@ def laid(views: ViewSet, background: float) -> torch.Tensor:
 def given_to_colmap(monkeypatch, tmp_path):
     """Runs a program in COLMAP's place that keeps the pictures it is given; returns these."""
     kept = tmp_path / "kept"
-    monkeypatch.setattr(sfm, "find_spec", lambda name: object())
+    monkeypatch.setattr(alone, "check_pycolmap", lambda: None)
+    monkeypatch.setattr(sfm, "check_pycolmap", lambda: None)
     monkeypatch.setattr(sfm, "__file__", str(tmp_path / "sfm.py"))
     answer = '{"num_points": 3, "num_registered": 2, "error_pixels": 0.5}'
     program = f"import shutil, sys\nshutil.copytree(sys.argv[1] + '/images', {str(kept)!r})\nprint('{answer}')\n"
