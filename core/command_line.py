@@ -14,9 +14,9 @@ from core.program import Program, top_level
 
 OVERLAYS = ("experiment", "sweep")  # groups of whole experiments, not sections of the settings
 # Values of these keys are paths or sentences: they may hold spaces, commas, `=`, brackets and any letter, unquoted.
-PATH_KEYS = ("input", "poses", "input_poses", "source", "views", "pred", "target", "reference", "mask", "out", "root",
-             "checkpoint", "weights", "mesh", "report", "target_dir", "input_dir", "uids", "registry", "mirror",
-             "base_url")  # fmt: skip
+PATH_KEYS = ("input", "poses", "input_poses", "source", "views", "pred", "gt", "run", "scores", "publish", "target",
+             "reference", "mask", "out", "root", "free", "free_root", "official", "checkpoint", "weights", "mesh",
+             "report", "target_dir", "input_dir", "uids", "registry", "mirror", "base_url")  # fmt: skip
 TEXT_KEYS = frozenset((*PATH_KEYS, "prompt", "caption", "licence"))
 
 

@@ -79,6 +79,7 @@ def test_an_accelerator_is_imported_by_one_module_and_only_when_called(accelerat
     assert not eager, eager
 
 
+@pytest.mark.slow
 def test_every_module_of_core_imports_without_the_accelerators():
     names = [module_name(path) for path in MODULES if module_name(path).startswith("core")]
     code = f"""

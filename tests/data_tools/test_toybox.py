@@ -142,6 +142,7 @@ def test_a_second_run_makes_only_what_is_missing(toybox, tmp_path):
     assert contents(tmp_path / "train") == contents(toybox / "train")
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_half_object_under_its_name_and_can_be_continued(tmp_path):
     root = tmp_path / "toybox"
     command = [sys.executable, "-m", "data_tools.toybox", f"out={root}", "image_size=32", "num_workers=0"]

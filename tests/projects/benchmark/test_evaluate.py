@@ -11,6 +11,7 @@ import trimesh
 
 import core.metrics.images as core_images
 from core.cameras.rigs import rig
+from core.config import instantiate
 from core.errors import BadConfig, BadData, BadMesh, BadOutput, UserError
 from core.images import read_image
 from core.mesh.export import read_mesh, write_mesh
@@ -28,6 +29,7 @@ from projects.benchmark.solids import (
     surface_chamfer,
     visible_chamfer,
 )
+from projects.benchmark.truth import truth_record
 from tests.golden_fixture import load
 
 SIZE = 64
@@ -156,17 +158,18 @@ def test_predicted_objects_that_the_truth_lacks_are_told_where_the_protocol_has_
 
 
 def test_a_table_says_which_objects_and_files_it_was_measured_against(folders):
-    def truth(*changes: str) -> dict:
-        return run(folders, f"pred={folders / 'same'}", *changes)["truth"]
+    def truth(gt: str = "gt", *changes: str) -> dict:
+        typed = ["pred=x", "gt=y", "protocol=toybox", *changes]
+        protocol = instantiate(settings(program.main.program, composed(program.main.program, typed)).protocol)
+        return truth_record(protocol, folders / gt, protocol.names(folders / gt))
 
-    first = truth()
+    first = run(folders, f"pred={folders / 'same'}")["truth"]
     assert first["objects"] == [f"test-{number:05d}" for number in range(3)] and truth() == first
     (folders / "gt" / "test-00001" / "target" / "provenance.json").write_text("{}")
     assert truth() == first
-    fewer = truth("+protocol.objects=[test-00000]", "protocol.num_objects=1")
+    fewer = truth("gt", "+protocol.objects=[test-00000]")
     a_view_set(folders / "gt3" / "test-00000" / "target", true_images(5))
-    other = truth("+protocol.objects=[test-00000]", "protocol.num_objects=1", f"gt={folders / 'gt3'}")
-    assert len({first["sha256"], fewer["sha256"], other["sha256"]}) == 3
+    assert len({first["sha256"], fewer["sha256"], truth("gt3")["sha256"]}) == 3
 
 
 def test_a_mean_over_fewer_objects_is_not_the_best(folders):

@@ -40,6 +40,7 @@ def test_a_picture_becomes_sixteen_views_with_cameras_and_sheets(tmp_path, capsy
     assert refused_code == 2 and "other settings" in err
 
 
+@pytest.mark.slow
 def test_views_do_not_depend_on_how_many_are_denoised_at_once(tmp_path, capsys):
     a_picture().save(tmp_path / "a.png")
     for number in (16, 3):
@@ -67,7 +68,9 @@ def test_a_folder_goes_on_past_a_bad_picture_and_lists_it(tmp_path, capsys):
 SLOW = pytest.mark.slow  # reading itself is tested mode by mode in test_images.py
 
 
-@pytest.mark.parametrize("mode", ["I;16", "RGB", pytest.param("CMYK", marks=SLOW), pytest.param("L", marks=SLOW)])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("I;16", marks=SLOW), "RGB", pytest.param("CMYK", marks=SLOW), pytest.param("L", marks=SLOW)]
+)
 def test_a_picture_without_alpha_says_which_masks_there_are_and_takes_one(mode, tmp_path, capsys):
     suffix = ".tiff" if mode in ("CMYK", "I;16") else ".png"
     image = a_picture(mode="L").convert("I;16") if mode == "I;16" else a_picture(mode="RGB").convert(mode)
@@ -96,6 +99,7 @@ def test_a_bad_picture_is_named_in_one_line(make, words, tmp_path, capsys):
     refused(capsys, tmp_path / "out", f"input={tmp_path / 'a.png'}", words=words)
 
 
+@pytest.mark.slow
 def test_alpha_that_is_full_everywhere_is_not_silently_taken_as_all_object(tmp_path, capsys):
     Image.new("RGBA", (1, 1), (200, 0, 0, 255)).save(tmp_path / "a.png")
     given = f"input={tmp_path / 'a.png'}"
@@ -115,6 +119,7 @@ def test_auto_takes_the_alpha_that_marks_an_object_before_it_guesses(tmp_path):
     assert "alpha" not in how and 0.3 < rgba[3].mean() < 0.5
 
 
+@pytest.mark.slow
 def test_exif_rotation_is_applied(tmp_path, capsys):
     upright = a_picture((30, 40))
     exif = Image.Exif()

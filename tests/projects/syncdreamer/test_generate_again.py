@@ -66,6 +66,7 @@ def test_other_weights_under_the_same_name_are_not_taken_for_the_same(again, cap
     assert code == 2 and "other settings or weights" in err
 
 
+@pytest.mark.slow
 def test_another_mask_under_the_same_path_is_not_taken_for_the_same(tmp_path, capsys):
     a_picture().save(tmp_path / "a.png")
     given = (f"input={tmp_path / 'a.png'}", f"out={tmp_path / 'out'}", f"mask={tmp_path / 'mask.png'}")
@@ -91,6 +92,7 @@ def test_results_that_lost_a_file_are_not_taken_for_done(again, capsys):
     assert code == 2 and "done before" not in err and "overwrite=true" in err
 
 
+@pytest.mark.slow
 def test_pictures_of_one_name_in_several_folders_get_folders_of_their_own(tmp_path, capsys):
     for name in ("chair", "table"):
         (tmp_path / "g" / name).mkdir(parents=True)

@@ -164,9 +164,8 @@ def start_and_wait_for_sampling(tmp_path, out):
     return process
 
 
-@pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_the_middle_leaves_nothing_temporary_or_half_written(signum, code, tmp_path):
     out = tmp_path / "out"
     process = start_and_wait_for_sampling(tmp_path, out)

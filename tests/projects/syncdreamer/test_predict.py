@@ -32,6 +32,7 @@ def again_and_what_is_missing(root, out):
     predict.main([*typed, "num_objects=1", "overwrite=true"])
 
 
+@pytest.mark.slow
 def test_predictions_are_view_sets_that_do_not_depend_on_the_batch_and_can_be_scored(tmp_path):
     root = tmp_path / "toybox"
     list(make(root, Recipe(), {"train": 1, "val": 0, "test": 2}, num_workers=0))

@@ -8,7 +8,7 @@ from core.diffusion.steps import SPACINGS
 from tests.projects.syncdreamer import untrained
 
 
-@pytest.fixture(scope="module", params=["generate", "predict"])
+@pytest.fixture(scope="module", params=[pytest.param("generate", marks=pytest.mark.slow), "predict"])
 def views(request, tmp_path_factory):
     """What a program makes with some settings; the same settings are computed once."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -40,6 +40,7 @@ def test_the_vae_trains_and_is_published_with_a_card(toybox, tmp_path):
     assert all(card[key] == trained[key] for key in ("command", "cpu_seconds", "code", "seed", "date"))
 
 
+@pytest.mark.slow
 def test_a_finished_run_started_again_is_published_where_it_is_told(toybox, tmp_path):
     settings = ["+experiment=toybox/vae", f"out={tmp_path / 'run'}", f"data.root={toybox}", *QUICK]
     main(settings)

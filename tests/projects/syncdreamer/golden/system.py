@@ -151,6 +151,7 @@ def test_first_step_prediction(golden_system, condition, kind):
         close(rearrange(noise[:, views], "b k c h w -> (b k) c h w"), data[name])
 
 
+@pytest.mark.slow
 def test_full_sampling_loop(golden_system, condition, monkeypatch):
     info, data, denoiser, _ = golden_system
     settings = info["sampler"]
