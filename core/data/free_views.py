@@ -32,8 +32,12 @@ class FreeViews:
 
     def __init__(self, *, root: str | Path, split: str) -> None:
         self.folder = Path(root) / split
+        again = f"run data_tools.toybox with free={root}"
+        if not (Path(root) / "index.json").is_file():
+            raise BadData(
+                f"no toybox in {str(root)!r} with random poses; make it: python -m data_tools.toybox free={root}"
+            )
         index = read_index(Path(root))
-        again = f"run data_tools.toybox again, with free={root}"
         if split not in index["splits"]:
             raise BadData(f"{str(root)!r} has no split {split!r}; it has {', '.join(index['splits'])}")
         if "num_views" not in index:

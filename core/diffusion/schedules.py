@@ -66,6 +66,12 @@ class NoiseSchedule(nn.Module):
         u = torch.rand(count, generator=generator, device=generator.device)
         return (self.num_timesteps * u ** (1 / power)).long().clamp(max=self.num_timesteps - 1)  # u^... may round to 1
 
+    def noise_of(
+        self, output: Float[Tensor, "b ..."], x_t: Float[Tensor, "b ..."], t: Int[Tensor, "b"], *, prediction: str
+    ) -> Float[Tensor, "b ..."]:
+        """The noise in x_t, of a network's output that means the `noise` or the `velocity`."""
+        return output if prediction == "noise" else self.noise_from_velocity(output, x_t, t)
+
     def noise_from_velocity(
         self, velocity: Float[Tensor, "b ..."], x_t: Float[Tensor, "b ..."], t: Int[Tensor, "b"]
     ) -> Float[Tensor, "b ..."]:

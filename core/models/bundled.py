@@ -5,7 +5,7 @@ What is given by path is the user's own and taken as it is. A bundled file is co
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,15 @@ def image_encoder(folder: str) -> ImageEncoder:
     path = weights_folder(folder) / "image_encoder"
     with _without_progress_bar():
         return ImageEncoder(CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True))
+
+
+def without_start(config: dict[str, Any], say: Callable[[str], Any]) -> dict[str, Any]:
+    """The settings of a program that reads whole weights: `model.start`, where a training begins, is not read."""
+    start = config["model"]["start"]
+    if start is None:
+        return config
+    say(f"model.start={start} is where a training begins, not read here: weights= has all")
+    return {**config, "model": {**config["model"], "start": None}}
 
 
 def frozen_files(model: Mapping[str, Any]) -> dict[str, Path]:

@@ -2,10 +2,34 @@
 
 from collections.abc import Callable
 
+import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
-from torch import Tensor, cat
+from torch import Tensor, cat, nn
 from torch.utils.checkpoint import checkpoint
+
+from core.attention.multiview import use_self_attention, use_single_token_cross_attention
+
+
+def single_token_unet(unet: UNet2DConditionModel, attention: str) -> UNet2DConditionModel:
+    """The UNet, whose cross-attention to one token is the constant that it is, with a kernel for its self-attention
+    (`core.attention.backend`)."""
+    use_single_token_cross_attention(unet)
+    if attention != "torch":
+        use_self_attention(unet, attention)
+    return unet
+
+
+def pose_projection(context_dim: int, pose_dim: int) -> nn.Linear:
+    """Joins an image's token with a pose, as Zero-1-to-3 does (Liu et al. 2023, arXiv 2303.11328).
+
+    At first the token passes unchanged, and the pose comes in by nn.Linear's own small weights.
+    """
+    layer = nn.Linear(context_dim + pose_dim, context_dim)
+    with torch.no_grad():
+        layer.weight[:, :context_dim] = torch.eye(context_dim)
+        layer.bias.zero_()
+    return layer
 
 
 def walk_unet(

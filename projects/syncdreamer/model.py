@@ -15,14 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from core.attention.depth import DepthTransformer
-from core.attention.multiview import use_self_attention, use_single_token_cross_attention
 from core.cameras.embeddings import polar_embedding
 from core.cameras.poses import from_world_to_camera
 from core.cameras.rigs import syncdreamer as syncdreamer_rig
 from core.diffusion.guidance import classifier_free_guidance
 from core.diffusion.schedules import NoiseSchedule, timestep_embedding
 from core.errors import BadConfig, BadRequest
-from core.models.unet import walk_unet
+from core.models.unet import pose_projection, single_token_unet, walk_unet
 from core.types import Cameras
 from projects.syncdreamer.volume import SpatialVolume
 
@@ -85,17 +84,10 @@ class SyncDreamer(nn.Module):
         self.time_dim = time_dim
         self.recompute = recompute
         self.prediction = prediction
-        self.unet = unet
-        use_single_token_cross_attention(unet)
-        if attention != "torch":
-            use_self_attention(unet, attention)
+        self.unet = single_token_unet(unet, attention)
         self.volume = volume
-        context_dim = unet.config.cross_attention_dim
         self.time_embedding = nn.Sequential(nn.Linear(time_dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
-        self.view_projection = nn.Linear(context_dim + view_dim, context_dim)
-        with torch.no_grad():
-            self.view_projection.weight[:, :context_dim] = torch.eye(context_dim)
-            self.view_projection.bias.zero_()
+        self.view_projection = pose_projection(unet.config.cross_attention_dim, view_dim)
 
         def depth_block(channels: int, level: int) -> DepthTransformer:
             return DepthTransformer(
@@ -161,7 +153,7 @@ class SyncDreamer(nn.Module):
             after_up_layer=after_up_layer,
             recompute=self.recompute and self.training,
         )
-        return output if self.prediction == "noise" else self.schedule.noise_from_velocity(output, x, t)
+        return self.schedule.noise_of(output, x, t, prediction=self.prediction)
 
     def predict_views(
         self,

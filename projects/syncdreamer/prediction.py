@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from core.config import instantiate, whole
 from core.data.toybox import NUM_VIEWS, ToyboxPack, open_pack
 from core.device import autocast, choose_device
 from core.images import check_image_size
+from core.models.bundled import weights_file, without_start
 from core.predicting import Predictions
 from core.progress import console, progress_bar
 from core.provenance import provenance
@@ -21,7 +23,7 @@ from core.training.randomness import generator
 from core.views import ViewSet
 from projects.syncdreamer.sampling import sample_views
 from projects.syncdreamer.system import SyncDreamerSystem
-from projects.syncdreamer.weights import load_weights, weights_file
+from projects.syncdreamer.weights import load_weights
 
 # What does not decide an object's views: how many there are, and how they are computed.
 ASIDE = ("out", "num_objects", "objects_per_batch", "batch_view_num", "device", "overwrite")
@@ -38,12 +40,13 @@ def predict(cfg: DictConfig) -> None:
     path = weights_file(cfg.weights)
     pack = open_pack(cfg.root, cfg.split)
     whole("num_objects", cfg.num_objects, most=len(pack.uids))
-    system = instantiate(cfg.model)
+    given: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = without_start(given, partial(console.print, markup=False))
+    system = instantiate(config["model"])
     check_image_size(pack.images.shape[-1], system.denoiser.image_size)
     load_weights(system, path)
     system = system.eval().requires_grad_(False).to(device)
     cameras = system.denoiser.cameras.to("cpu")
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     record = provenance(config, weights=[path], seed=cfg.seed)
     deciding = {key: value for key, value in config.items() if key not in ASIDE} | {"data": pack.sha256}
     predictions = Predictions.of(out, record, deciding, overwrite=cfg.overwrite)

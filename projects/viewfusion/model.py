@@ -11,9 +11,8 @@ from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from core.attention.multiview import use_self_attention, use_single_token_cross_attention
 from core.diffusion.schedules import NoiseSchedule
-from core.models.unet import walk_unet
+from core.models.unet import pose_projection, single_token_unet, walk_unet
 
 POSE_DIM = 4  # (d_polar, sin d_azimuth, cos d_azimuth, d_distance): target minus condition
 
@@ -44,16 +43,8 @@ class Zero123(nn.Module):
         self.image_size = image_size
         self.recompute = recompute
         self.prediction = prediction
-        self.unet = unet
-        use_single_token_cross_attention(unet)
-        if attention != "torch":
-            use_self_attention(unet, attention)
-        context_dim = unet.config.cross_attention_dim
-        # At first the image's embedding passes unchanged, and the pose comes in by nn.Linear's own small weights.
-        self.pose_projection = nn.Linear(context_dim + POSE_DIM, context_dim)
-        with torch.no_grad():
-            self.pose_projection.weight[:, :context_dim] = torch.eye(context_dim)
-            self.pose_projection.bias.zero_()
+        self.unet = single_token_unet(unet, attention)
+        self.pose_projection = pose_projection(unet.config.cross_attention_dim, POSE_DIM)
         self.schedule = NoiseSchedule(end=beta_end)
 
     def project(self, tokens: Float[Tensor, "n 1 e"], pose: Float[Tensor, "n 4"]) -> Float[Tensor, "n 1 e"]:
@@ -79,4 +70,4 @@ class Zero123(nn.Module):
         output = walk_unet(
             self.unet, torch.cat([x, latents], dim=1), t, context, recompute=self.recompute and self.training
         )
-        return output if self.prediction == "noise" else self.schedule.noise_from_velocity(output, x, t)
+        return self.schedule.noise_of(output, x, t, prediction=self.prediction)

@@ -21,7 +21,7 @@ from core.foreground import mask_sha256, read_object
 from core.images import image_sha256
 from core.masks import check_mask_here
 from core.memory import out_of_memory_as_request
-from core.models.bundled import frozen_files, weights_file
+from core.models.bundled import frozen_files, weights_file, without_start
 from core.progress import console, progress_bar
 from core.provenance import config_hash, provenance
 from core.training.randomness import generator
@@ -50,10 +50,8 @@ class Item:
 
 def generate(cfg: DictConfig) -> list[Record]:
     """The program behind `python -m projects.viewfusion.generate`; returns one record per object."""
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    if config["model"]["start"] is not None:
-        say(f"model.start={config['model']['start']} is where a training begins, not read here: weights= has all")
-        config["model"]["start"] = None
+    given: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = without_start(given, say)
     settings, device = Settings.of(config), choose_device(config["device"])
     check_mask_here(settings.mask)
     items = find_items(config["input"], Path(config["out"]))

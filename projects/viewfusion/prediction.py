@@ -18,7 +18,7 @@ from core.data.toybox import NUM_VIEWS, open_pack
 from core.device import autocast, choose_device
 from core.foreground import with_white_as_alpha
 from core.images import check_image_size
-from core.models.bundled import weights_file
+from core.models.bundled import weights_file, without_start
 from core.predicting import Predictions
 from core.progress import console, progress_bar
 from core.provenance import provenance
@@ -26,7 +26,7 @@ from core.training.randomness import generator
 from core.views import ViewSet
 from projects.viewfusion.autoregression import Draws, ViewFusion
 from projects.viewfusion.fusion import Blending, free_plan
-from projects.viewfusion.pipeline import load_fusion
+from projects.viewfusion.pipeline import load_fusion, say
 from projects.viewfusion.poses import to_cameras
 from projects.viewfusion.settings import Settings
 from projects.viewfusion.weights import MISSING
@@ -62,12 +62,12 @@ def predict(cfg: DictConfig) -> None:
     Started again, objects that are there with the same settings, weights and data are kept. BadOutput where others
     are, unless `cfg.overwrite` is set: then they are replaced.
     """
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    given: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = without_start(given, say)
     settings, device = Settings.of({**config, **UNASKED}), choose_device(cfg.device)
     path = weights_file(cfg.weights, advice=MISSING)
     sha256, names, task_of = (ring if cfg.targets == "ring" else free)(cfg)
     whole("num_objects", cfg.num_objects, most=len(names))
-    config["model"]["start"] = None
     fusion = load_fusion(config["model"], settings, path, device)
     record = provenance(config, weights=[path], seed=cfg.seed)
     deciding = {key: value for key, value in config.items() if key not in ASIDE} | {"data": sha256}
