@@ -4,6 +4,7 @@ A stock diffusers UNet of eight input channels (noisy latents, then the image's)
 which joins the image's embedding with the pose. ViewFusion samples with it as it is.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -29,6 +30,7 @@ class Zero123(nn.Module):
         recompute: bool = False,
         prediction: Literal["noise", "velocity"] = "noise",
         beta_end: float = 0.012,
+        distances: Sequence[float] | None = None,
     ) -> None:
         """
         Args:
@@ -38,8 +40,10 @@ class Zero123(nn.Module):
             prediction: what the UNet's output means; published weights give the noise. From scratch, at toybox
                 scale, the velocity learns the condition far sooner: an error of the image hardly shows in much noise.
             beta_end: the last beta; published: 0.012, which leaves some of the image in x_T.
+            distances: the least and the most of its training cameras; None where that sets no limit.
         """
         super().__init__()
+        self.distances = distances
         self.image_size = image_size
         self.recompute = recompute
         self.prediction = prediction

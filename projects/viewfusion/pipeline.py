@@ -29,7 +29,7 @@ from projects.viewfusion.autoregression import Draws, ViewFusion
 from projects.viewfusion.estimate import estimate_memory
 from projects.viewfusion.pictures import model_input
 from projects.viewfusion.poses import to_cameras
-from projects.viewfusion.request import Request, make_request
+from projects.viewfusion.request import Request, check_distances, make_request
 from projects.viewfusion.results import MARK, VIEWS, parts, views_of, write_result
 from projects.viewfusion.settings import SHAPING, Settings
 from projects.viewfusion.weights import MISSING, load_weights
@@ -56,6 +56,7 @@ def generate(cfg: DictConfig) -> list[Record]:
     check_mask_here(settings.mask)
     items = find_items(config["input"], Path(config["out"]))
     request = make_request(config, len(items[0].images), settings)
+    check_distances(request, config["model"]["denoiser"]["distances"])
     weights = weights_file(config["weights"], advice=MISSING)
     estimate = estimate_memory(config["model"], settings, device)
     say(f"memory: {estimate}")

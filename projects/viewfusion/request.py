@@ -10,10 +10,13 @@ from torch import Tensor
 
 from core.cameras.rigs import RIGS
 from core.config import whole
+from core.errors import BadCamera
 from projects.viewfusion.asked import DEFAULT, Pose, check_distinct
 from projects.viewfusion.fusion import Blending, Step, circle_plan, free_plan, separate_plan
 from projects.viewfusion.poses import from_degrees, named_poses, poses_of_file, to_degrees
 from projects.viewfusion.settings import CIRCLE, CIRCLE_VIEWS, Settings, check_count, check_rig, is_file
+
+TOLERANCE = 0.01  # of a distance: this much hardly shows
 
 
 @dataclass(frozen=True)
@@ -89,3 +92,18 @@ def target_poses(given: str | Sequence[Pose], num_views: int | None) -> Float[Te
         poses = named_poses(given, num_views)
     check_distinct(to_degrees(poses), where=f"poses={given!r}")
     return poses
+
+
+def check_distances(request: Request, known: Sequence[float] | None) -> None:
+    """BadCamera for a pose farther or nearer than a model's training cameras (`Zero123.distances`)."""
+    if known is None:
+        return
+    least, most = known
+    for key, poses in (("input_poses", request.inputs), ("poses", request.targets)):
+        for index, radius in enumerate(poses[:, 2].tolist()):
+            if not least * (1 - TOLERANCE) <= radius <= most * (1 + TOLERANCE):
+                wanted = f"{least:g}" if least == most else f"{least:g} to {most:g}"
+                raise BadCamera(
+                    f"{key}: pose {index} has the radius {radius:.4g}, but these weights were trained at {wanted} only; "
+                    "give such a radius, or use published weights"
+                )

@@ -21,7 +21,7 @@ from projects.viewfusion.settings import check
 UNET = "{block_out_channels: [16, 16, 16], norm_num_groups: 8, attention_head_dim: 2}"
 SMALL = [
     "+experiment=viewfusion/toybox", f"model.denoiser.unet={UNET}", "sample_steps=1", "timestep_spacing=trailing",
-    "drop_last=false", "device=cpu",
+    "drop_last=false", "device=cpu", "model.denoiser.distances=null",
 ]  # fmt: skip
 SIZE = 64
 

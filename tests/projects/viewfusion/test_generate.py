@@ -96,6 +96,15 @@ def test_poses_of_a_transforms_json_need_no_images(made, tmp_path):
     assert_close(views.cameras.poses, cameras.poses, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("key", "radius"), [("poses", 1.8), ("input_poses", 1.4)])
+def test_a_distance_that_the_weights_do_not_know_is_refused(key, radius, made):
+    """The bundled ones were trained at 1.5 alone; the published architecture refuses none."""
+    model = config()["model"]
+    model["denoiser"]["distances"] = [1.5, 1.5]
+    with pytest.raises(BadCamera, match=rf"^{key}: pose 0 has the radius {radius}, .* trained at 1\.5 only"):
+        made(**{"model": model, "poses": [[90.0, 30.0, 1.5]], key: [[90.0, 30.0, radius]]})
+
+
 @pytest.mark.slow
 def test_more_posed_images_change_the_views(made, tmp_path):
     other = picture(tmp_path / "b.png", color=(0, 90, 200))
