@@ -12,10 +12,10 @@ SLOW_EXTRAS := blender,colmap
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
-.PHONY: help setup demo test test-slow test-gpu ci lint format typecheck doctor toybox weights eval clean distclean
+.PHONY: help setup demo test test-slow test-gpu ci lint format typecheck doctor toybox weights eval eval-viewfusion clean distclean
 
 help: ## list these commands
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make .venv and install the pinned dependencies (about 3 CPU-minutes)
 
@@ -34,9 +34,11 @@ demo: $(READY) ## the main job on bundled weights: one image -> 16 views -> mesh
 test: $(READY) ## the fast tests (no GPU, no network)
 	$(PYTEST) -m "not slow and not gpu"
 
-# What only the slow tests use: real Blender (1.4 GB, about 20 CPU-seconds) where this Python has a wheel of it, COLMAP.
+# What only the slow tests use: real Blender (1.4 GB, about 20 CPU-seconds) where this Python has a wheel of it, COLMAP,
+# and a file of open_clip's, which itself would bring torchvision.
 $(SLOW_READY): $(READY)
 	$(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[$(SLOW_EXTRAS)]'
+	$(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt --no-deps open_clip_torch
 	@touch $(SLOW_READY)
 
 test-slow: $(SLOW_READY) ## the tests that learn, time or train, and those that run Blender or COLMAP
@@ -68,6 +70,7 @@ toybox: $(READY) ## make the toybox data set in data/toybox (at most 10 CPU-minu
 weights: toybox ## train the bundled weights again, in order (about 4 CPU-hours; weights/README.md)
 	$(RUN) -m projects.toybox.train +experiment=toybox/vae out=outputs/weights/toybox_vae publish=weights/toybox_vae
 	$(RUN) -m projects.toybox.train +experiment=toybox/clip out=outputs/weights/toybox_clip publish=weights/toybox_clip
+	$(RUN) -m projects.toybox.train +experiment=toybox/attributes out=outputs/weights/toybox_attributes publish=weights/toybox_attributes
 	$(RUN) -m projects.syncdreamer.train +experiment=syncdreamer/toybox out=outputs/weights/syncdreamer_toybox
 	$(RUN) -m projects.syncdreamer.publish run=outputs/weights/syncdreamer_toybox
 	$(RUN) -m data_tools.toybox free=data/toybox_free
@@ -92,6 +95,27 @@ eval: toybox ## measure the bundled weights on the 30 test objects again; with G
 	$(RUN) -m projects.benchmark.evaluate protocol=toybox_shapes gt=data/toybox/test out=outputs/eval/shapes overwrite=true \
 		'pred={SyncDreamer then NeuS: outputs/eval/meshes, a sphere: outputs/eval/trivial/sphere}'
 	$(if $(GSO),$(RUN) -m projects.benchmark.evaluate protocol=$(PROTOCOL) gt='$(GSO)' pred='$(PRED)' out=outputs/eval/gso overwrite=true)
+
+# Two hours of CPU time or more; stopped, it goes on where it was. Other weights than before want VIEWFUSION_OUT emptied.
+VIEWFUSION_OUT := outputs/eval/viewfusion
+PREDICT_VIEWS := $(RUN) -m projects.viewfusion.predict +experiment=viewfusion/toybox
+ABLATIONS := autoregression interpolated_conditions interpolated_outputs stochastic_conditioning
+
+eval-viewfusion: eval ## measure ViewFusion, its ablations and Zero-1-to-3 on the test objects again: the table of projects/viewfusion
+	$(RUN) -m data_tools.toybox free=data/toybox_free
+	for seed in 1 2 3; do for targets in free ring; do for inputs in 1 2 3; do \
+		fusions="zero123 interpolated_denoising"; if [ $$inputs = 1 ]; then fusions="$$fusions $(ABLATIONS)"; fi; \
+		for fusion in $$fusions; do \
+			$(PREDICT_VIEWS) targets=$$targets num_inputs=$$inputs fusion=$$fusion seed=$$seed \
+				out=$(VIEWFUSION_OUT)/$$targets-$$inputs-$$fusion-$$seed; \
+		done; done; done; done
+	for fusion in zero123 interpolated_denoising; do \
+		$(RUN) -m projects.benchmark.reconstruct views="$(VIEWFUSION_OUT)/ring-1-$$fusion-1/test-0000[0-7]" \
+			method=neus preset=toybox out=$(VIEWFUSION_OUT)/meshes-$$fusion; \
+	done
+	for table in free ring consistency shapes; do \
+		$(RUN) -m projects.benchmark.evaluate +experiment=viewfusion/table_$$table out=outputs/eval/viewfusion_$$table overwrite=true; \
+	done
 
 clean: ## remove outputs, multiruns and caches
 	rm -rf outputs multirun .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
