@@ -6,6 +6,7 @@
 Plain: for every reference of a view its own unconditional evaluation and its own update in every step, cross-attention
 with queries and keys, self-attention with its scores written out, and all references encoded anew for each view. Fast:
 what `generate` runs. Both are the same function (the difference is printed, tests bound it); the weights are random.
+Then the fast way without one of its savings: cross-attention with queries and keys, and one condition at a time.
 """
 
 import argparse
@@ -13,7 +14,8 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from core.program import Program
 from core.settings import settings
 
 HERE = "projects.viewfusion"
+WAYS = ("plain", "fast", "without_constant_attention", "without_batches")
 
 
 def part(name: str) -> Callable[..., Any]:
@@ -67,9 +70,12 @@ class Circle:
         start = torch.tensor([[1.0, 0.0, 1.5]], dtype=torch.float64)
         self.plan = part("fusion.circle_plan")(start, views)
         self.networks = {name: getattr(system, name) for name in ("denoiser", "latents", "image_encoder")}
-        self.fusion = part("autoregression.ViewFusion")(
-            **self.networks, num_steps=steps, spacing="trailing", drop_last=False, noise=noise, rows_per_batch=32
-        )
+        self.fusion = self.sampler(steps, rows_per_batch=32)
+        self.one_by_one = self.sampler(steps, rows_per_batch=1)
+
+    def sampler(self, steps: int, rows_per_batch: int) -> Any:
+        given = {"num_steps": steps, "spacing": "trailing", "drop_last": False, "rows_per_batch": rows_per_batch}
+        return part("autoregression.ViewFusion")(**self.networks, noise=self.noise, **given)
 
     def draws(self) -> Any:
         return part("autoregression.Draws")(torch.Generator().manual_seed(2))
@@ -77,16 +83,29 @@ class Circle:
     def fast(self) -> Tensor:
         return self.fusion.views(self.pixels, self.plan, self.draws())
 
+    def without_batches(self) -> Tensor:
+        return self.one_by_one.views(self.pixels, self.plan, self.draws())
+
+    def without_constant_attention(self) -> Tensor:
+        with self.plain_cross_attention():
+            return self.fast()
+
     def plain(self) -> Tensor:
-        unet = self.system.denoiser.unet
-        processors = unet.attn_processors
-        part("reference.use_plain_cross_attention")(unet)
-        use_self_attention(unet, "eager")  # scores written out, as officially
-        options = {"schedule": self.fusion.schedule, "noise": self.noise}
-        try:
+        with self.plain_cross_attention():
+            use_self_attention(self.system.denoiser.unet, "eager")  # scores written out, as officially
+            options = {"schedule": self.fusion.schedule, "noise": self.noise}
             return part("reference.plain_views")(
                 **self.networks, inputs=self.pixels, steps=self.plan, normal=self.draws().normal, **options
             )
+
+    @contextmanager
+    def plain_cross_attention(self) -> Iterator[None]:
+        """Within it, cross-attention has queries and keys; afterwards all attention is as it was."""
+        unet = self.system.denoiser.unet
+        processors = unet.attn_processors
+        part("reference.use_plain_cross_attention")(unet)
+        try:
+            yield
         finally:
             unet.set_attn_processor(processors)
 
@@ -103,10 +122,10 @@ def main(arguments: list[str]) -> None:
     Circle(system, 3, 1, given.noise).fast()  # warms up
     circle = Circle(system, given.views, given.steps, given.noise)
     count(system, counts)
-    seconds: dict[str, list[tuple[float, float]]] = {"plain": [], "fast": []}
+    seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     found, counted = {}, {}
     for _ in range(given.rounds):
-        for way in seconds:
+        for way in WAYS:
             counts.clear()
             began = time.process_time(), time.perf_counter()
             found[way] = getattr(circle, way)()
@@ -119,9 +138,13 @@ def main(arguments: list[str]) -> None:
     for word in ("UNet", "VAE", "CLIP"):
         plain, fast = counted["plain"][word], counted["fast"][word]
         print(f"{word} evaluations: plain {plain}, fast {fast}, ratio {plain / fast:.2f}")
+    median = {way: [statistics.median(times[place] for times in seconds[way]) for place in (0, 1)] for way in WAYS}
     for place, word in enumerate(("CPU", "wall")):
-        plain, fast = (statistics.median(times[place] for times in seconds[way]) for way in ("plain", "fast"))
+        plain, fast = median["plain"][place], median["fast"][place]
         print(f"{word} seconds: plain {plain:.2f}, fast {fast:.2f}, ratio {plain / fast:.2f}")
+    for way in WAYS[2:]:
+        alone = median[way][0]
+        print(f"CPU seconds {way.replace('_', ' ')}: {alone:.2f}, ratio to fast {alone / median['fast'][0]:.2f}")
     print(f"largest difference of a pixel in [-1, 1]: {(found['plain'] - found['fast']).abs().max():.1e}")
 
 

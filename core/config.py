@@ -56,9 +56,10 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
         def ratio(a: str, b: str) -> float:
             return difflib.SequenceMatcher(None, a, b).ratio()
 
-        tail, end = word.rpartition(".")[2], candidate.rpartition(".")[2]
+        (group, _, tail), (place, _, end) = word.rpartition("."), candidate.rpartition(".")
         contained = 0.25 if end and (tail.startswith(end) or end.startswith(tail)) else 0.0
-        return max(ratio(word, candidate), ratio(tail, end) - 0.01) + contained
+        same_group = 0.3 if group and group == place else 0.0
+        return max(ratio(word, candidate), ratio(tail, end) - 0.01) + max(contained, same_group)
 
     match = max(sorted(known), key=likeness, default=None)
     return match if match is not None and likeness(match) >= LIKENESS else None

@@ -73,16 +73,23 @@ def write_views(folder: str | Path, views: ViewSet, *, overwrite: bool = False) 
             (temporary / name).write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
 
 
-def read_views(folder: str | Path, *, rig: str | None = None, mask: str | None = None) -> ViewSet:
+def read_views(
+    folder: str | Path,
+    *,
+    rig: str | None = None,
+    rig_options: Mapping[str, Any] | None = None,
+    mask: str | None = None,
+) -> ViewSet:
     """Read a view set; BadViewSet names the first view at fault and counts the rest (`validate_views` lists all).
 
     Args:
         folder: a view set, or with `rig` plain images that are sorted by name (`*-depth.png` are left out).
         rig: name of the cameras (`core.cameras.rigs`) of such a folder, as in SyncDreamer's rendering folders.
+        rig_options: what the rig is called with, such as `elevation_deg`; BadRequest for what it does not read.
         mask: how to find the object in images without alpha, or where it is full everywhere (see `core.foreground`);
             None: images without alpha are refused, and any alpha is taken as it is.
     """
-    views, faults = _read(Path(folder), rig, mask)
+    views, faults = _read(Path(folder), rig, mask, rig_options or {})
     if views is None or faults:
         more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
         raise BadViewSet(f"view set {str(folder)!r}: {faults[0]}{more}")
@@ -110,7 +117,7 @@ def read_poses(path: str | Path) -> Float[Tensor, "num_views 4 4"]:
 
 def validate_views(folder: str | Path, *, rig: str | None = None, mask: str | None = None) -> list[str]:
     """Every fault of a view set on disk, one line each; empty when it is good."""
-    return _read(Path(folder), rig, mask)[1]
+    return _read(Path(folder), rig, mask, {})[1]
 
 
 def _to_transforms(views: ViewSet) -> dict[str, Any]:
@@ -135,13 +142,15 @@ def _to_transforms(views: ViewSet) -> dict[str, Any]:
     }
 
 
-def _read(folder: Path, rig: str | None, mask: str | None) -> tuple[ViewSet | None, list[str]]:
+def _read(
+    folder: Path, rig: str | None, mask: str | None, rig_options: Mapping[str, Any]
+) -> tuple[ViewSet | None, list[str]]:
     """The view set, or None, and all faults found."""
     try:
         if not folder.is_dir():
             raise _Fault("no such folder; check the path")
         if rig is not None:
-            return _read_rig(folder, rig, mask)
+            return _read_rig(folder, rig, mask, rig_options)
         return _read_transforms(folder, mask)
     except _Fault as fault:
         return None, [str(fault)]
@@ -151,7 +160,7 @@ class _Fault(Exception):
     """One fault of a folder or of a view; collected, never shown to callers."""
 
 
-def _read_rig(folder: Path, rig: str, mask: str | None) -> tuple[ViewSet | None, list[str]]:
+def _read_rig(folder: Path, rig: str, mask: str | None, options: Mapping[str, Any]) -> tuple[ViewSet | None, list[str]]:
     try:
         paths = [path for path in list_inputs(str(folder), (".png",)) if not path.stem.endswith("-depth")]
     except BadImage as error:
@@ -162,7 +171,7 @@ def _read_rig(folder: Path, rig: str, mask: str | None) -> tuple[ViewSet | None,
     height, width = images[0].shape[1:]
     if height != width:
         raise _Fault(f"view 0 is {width} x {height}; rig {rig!r} has square images")
-    cameras = rig_cameras(rig, size=width)
+    cameras = rig_cameras(rig, size=width, **options)
     if len(cameras) != len(images):
         raise _Fault(f"{len(images)} images, but rig {rig!r} has {len(cameras)} views; give one image per view")
     return ViewSet(torch.stack(images), cameras, folder.resolve().name, provenance={"rig": rig}), []

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from core.cameras.rigs import rig
-from core.errors import BadCamera, BadOutput, BadViewSet
+from core.errors import BadCamera, BadOutput, BadRequest, BadViewSet
 from core.images import write_image
 from core.types import Cameras
 from core.views import ViewSet, read_views, validate_views, write_views
@@ -255,3 +255,14 @@ def test_nerf_synthetic_files_are_read_too(folder):
     shutil.rmtree(folder / "provenance.json", ignore_errors=True)
     intrinsics = read_views(folder).cameras.intrinsics
     assert_close(intrinsics[0], torch.tensor([[4 / np.tan(0.25), 0, 4], [0, 4 / np.tan(0.25), 3], [0, 0, 1]]).float())
+
+
+def test_plain_images_get_a_rig_as_it_was_called(tmp_path):
+    """The official circles have any elevation and distance."""
+    for view in range(36):
+        Image.new("RGBA", (8, 8), (9, 9, 9, 255)).save(tmp_path / f"{view}.png")
+    options = {"elevation_deg": 12.0, "distance": 1.8}
+    views = read_views(tmp_path, rig="viewfusion", rig_options=options)
+    assert_close(views.cameras.poses, rig("viewfusion", size=8, **options).poses)
+    with pytest.raises(BadRequest, match="does not read height; it reads num_views, elevation_deg, distance"):
+        read_views(tmp_path, rig="viewfusion", rig_options={"height": 1})

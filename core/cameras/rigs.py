@@ -3,6 +3,7 @@
 `rig(name, size=...)` gives `Cameras`; `RIGS` lists the names. All stand on spheres around the origin and face it.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -32,8 +33,8 @@ def ring(azimuths: torch.Tensor, elevation_rad: float, distance: float, focal: f
     return Cameras(poses.float(), intrinsics(focal, size).expand(len(azimuths), 3, 3), size, size)
 
 
-def _turn(num_views: int, start_rad: float = 0.0) -> torch.Tensor:
-    return start_rad + torch.arange(num_views, dtype=torch.float64) * (2 * math.pi / num_views)
+def _turn(num_views: int, start_rad: float = 0.0, span_rad: float = 2 * math.pi) -> torch.Tensor:
+    return start_rad + torch.arange(num_views, dtype=torch.float64) * (span_rad / num_views)
 
 
 def syncdreamer(*, size: int, num_views: int = 16, elevation_deg: float = 30.0, distance: float = 1.5) -> Cameras:
@@ -79,10 +80,19 @@ def zero123(*, size: int, num_views: int = 12, seed: int = 0) -> Cameras:
 
 
 def mvdream(
-    *, size: int, num_views: int = 4, elevation_deg: float = 15.0, azimuth_deg: float = 90.0, distance: float = 1.5
+    *,
+    size: int,
+    num_views: int = 4,
+    elevation_deg: float = 15.0,
+    azimuth_deg: float = 90.0,
+    span_deg: float = 360.0,
+    distance: float = 1.5,
 ) -> Cameras:
-    """MVDream's evenly spaced views; its azimuth 90 is +x here. It reads directions: lens and distance are ours."""
-    azimuths = _turn(num_views, math.radians(azimuth_deg - 90.0))
+    """MVDream's evenly spaced views, from its azimuth, whose 90 is +x here, over a span without its end.
+
+    It reads directions: lens and distance are ours.
+    """
+    azimuths = _turn(num_views, math.radians(azimuth_deg - 90.0), math.radians(span_deg))
     return ring(azimuths, math.radians(elevation_deg), distance, BLENDER_FOCAL, size)
 
 
@@ -144,7 +154,12 @@ RIGS: dict[str, Callable[..., Cameras]] = {
 
 
 def rig(name: str, *, size: int, **options) -> Cameras:
-    """The cameras of a named rig for square images of `size` pixels; BadRequest for an unknown name."""
+    """The cameras of a named rig for square images of `size` pixels; BadRequest for an unknown name or option."""
     if name not in RIGS:
         raise BadRequest(f"unknown rig {name!r}; choose one of {', '.join(sorted(RIGS))}")
+    known = [key for key in inspect.signature(RIGS[name]).parameters if key != "size"]
+    unread = sorted(options.keys() - set(known))
+    if unread:
+        reads = f"it reads {', '.join(known)}" if known else "its cameras are fixed"
+        raise BadRequest(f"rig {name!r} does not read {', '.join(unread)}; {reads}")
     return RIGS[name](size=size, **options)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.errors import BadImage
-from core.images import from_pil, to_pil
+from core.images import MAX_PIXELS, from_pil, to_pil
 
 
 def viewfusion_framed(
@@ -31,6 +31,9 @@ def viewfusion_framed(
     image = to_pil(rgba)
     # A longer side times a breadth of columns: for pictures that are higher than broad, the official arithmetic.
     side = int(breadth * max(image.size) / target_breadth)
+    if side**2 > MAX_PIXELS:
+        least = breadth * max(image.size) / int(MAX_PIXELS**0.5)
+        raise BadImage(f"target_breadth={target_breadth} makes a square of {side} pixels; use {least:.2g} or more")
     canvas = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     canvas.paste(image, (int((side - image.width) / 2), int((side - image.height) / 2)))
     if size is not None:

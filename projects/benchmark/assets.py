@@ -30,7 +30,7 @@ from core.views import TRANSFORMS, ViewSet, read_views
 
 RECORD = "asset.json"
 # What a result depends on; where it goes and where it is computed are left out.
-SHAPING = ("method", "preset", "seed", "rig", "mask", "field", "fit", "image", "mesh", "turntable")
+SHAPING = ("method", "preset", "seed", "rig", "rig_options", "mask", "field", "fit", "image", "mesh", "turntable")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _is_view_set(folder: Path, rig: str | None) -> bool:
 
 def reconstruct(item: Item, cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Make one asset; returns its line for results.jsonl."""
-    views = object_views(item.views, cfg["rig"], cfg["mask"])
+    views = object_views(item.views, cfg["rig"], cfg["mask"], cfg["rig_options"])
     key = config_hash({name: cfg[name] for name in SHAPING} | {"views": views_hash(views)})
     done = _finished(item.folder)
     if done is not None:
@@ -174,11 +174,13 @@ def views_hash(views: ViewSet) -> str:
     return digest.hexdigest()
 
 
-def object_views(folder: Path, rig: str | None, mask: str | None) -> ViewSet:
+def object_views(
+    folder: Path, rig: str | None, mask: str | None, rig_options: Mapping[str, Any] | None = None
+) -> ViewSet:
     """Views whose alpha marks the object; BadRequest where it marks nothing, or the cameras are given twice."""
     if rig is not None and (folder / TRANSFORMS).is_file():
         raise BadRequest(f"{str(folder)!r} has cameras of its own ({TRANSFORMS}); leave rig={rig} away")
-    views = read_views(folder, rig=rig, mask=mask)
+    views = read_views(folder, rig=rig, rig_options=rig_options, mask=mask)
     opaque = (views.images[:, 3].flatten(1).amin(dim=1) == 1).nonzero().flatten().tolist()
     if opaque and mask is None:
         raise BadRequest(

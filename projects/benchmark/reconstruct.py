@@ -8,6 +8,7 @@ one folder each, with `results.jsonl` beside them. `asset.json` comes last: with
 run with the same settings skips it; with other settings it refuses, unless overwrite=true. A killed run continues.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from core.app import app
 from core.config import check_targets, instantiate, number, one_of, whole
 from core.device import check_device
+from core.errors import BadConfig
 from core.masks import check_mask
 
 
@@ -40,11 +42,26 @@ def check(cfg: dict[str, Any]) -> None:
 
     if cfg["rig"] is not None:
         one_of("rig", cfg["rig"], sorted(RIGS))
+        _check_rig(cfg["rig"], cfg["rig_options"] or {})
+    elif cfg["rig_options"] is not None:
+        raise BadConfig(f"rig_options={cfg['rig_options']} without rig=; name the rig, or leave them away")
     built = {key: cfg[key] for key in ("fit", "turntable", "field")}
     check_targets(built)
     with torch.random.fork_rng(devices=[]):
         for node in built.values():
             instantiate(node)
+
+
+def _check_rig(rig: str, options: Any) -> None:
+    """Refuse options that the rig does not read, or cannot have."""
+    from core.cameras.rigs import RIGS
+    from core.cameras.rigs import rig as rig_cameras
+
+    if not isinstance(options, Mapping):
+        raise BadConfig(f"rig_options={options}: expected {{key: value, ...}}")
+    function = RIGS[rig]
+    check_targets({"_target_": f"{function.__module__}.{function.__qualname__}", "size": 64, **options})
+    rig_cameras(rig, size=64, **options)
 
 
 @app(

@@ -13,6 +13,8 @@ from core.errors import BadCamera, BadConfig
 
 Pose = Sequence[float | int]
 NEAREST = 1.0  # the unit sphere holds the object
+FARTHEST = 100.0  # where an object is less than a pixel
+MOST_VIEWS = 1000  # each is made from many others: time and memory grow with the square
 SAME = 1e-4  # positions nearer than this are one pose
 DEFAULT = (0.0, 30.0, 1.5)  # where the camera of a single image is taken to stand
 FORM = "[[azimuth, elevation, radius], ...] in degrees, e.g. [[0, 30, 1.5], [90, 30, 1.5]]"
@@ -33,13 +35,17 @@ def check_poses(key: str, poses: Any) -> None:
 
 
 def check_radii(radii: Sequence[float | int], *, where: str) -> None:
-    """BadCamera for a camera on the object or inside it, naming the view."""
+    """BadCamera for a camera on the object, inside it or out of sight, naming the view; and for too many."""
+    if len(radii) > MOST_VIEWS:
+        raise BadCamera(f"{where}: {len(radii)} poses; give at most {MOST_VIEWS} at once")
     for index, radius in enumerate(radii):
         if not radius > NEAREST:
             raise BadCamera(
                 f"{where}: pose {index} has the radius {radius:.4g}, on the object or inside it (the unit sphere); "
                 f"give a radius above {NEAREST:g}"
             )
+        if radius > FARTHEST:
+            raise BadCamera(f"{where}: pose {index} has the radius {radius:.4g}; give one of at most {FARTHEST:g}")
 
 
 def check_distinct(poses: Sequence[Pose], *, where: str) -> None:

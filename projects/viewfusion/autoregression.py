@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.config import number, one_of, whole
+from core.errors import BadRequest
 from core.models.encoders import ImageEncoder
 from core.models.latents import Latents
 from projects.viewfusion.fusion import Step, nearest_only
@@ -108,6 +109,8 @@ class ViewFusion:
         """The views of a plan (`plan` has seen it), in its order; pixels in [-1, 1], clamped.
 
         A view is fed back as it was decoded, not as an 8-bit file would hold it. Every image is encoded once.
+
+        BadRequest where the networks run over: such a view would be black, and spoil the next ones.
         """
         images = list(inputs)
         encoded: dict[int, Encoded] = {}
@@ -121,7 +124,13 @@ class ViewFusion:
                 torch.cat([condition.latents for condition in conditions]),
                 step.weights.to(self.device),  # in single precision whatever the networks compute in, as x
             )
-            images.append(self.view(references, draws))
+            image = self.view(references, draws)
+            if not image.isfinite().all():
+                raise BadRequest(
+                    f"view {len(images) - len(inputs)} is not finite; use precision=32 or bf16, or a smaller cfg_scale "
+                    f"than {self.guidance_scale:g}"
+                )
+            images.append(image)
             on_view()
         made = images[len(inputs) :]
         return torch.stack(made) if made else inputs[:0]

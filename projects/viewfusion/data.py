@@ -198,7 +198,6 @@ def official_pixels(rgba: Float[Tensor, "4 height width"], size: int) -> Float[T
     cut, not rounded, and the square resized by Pillow's bilinear filter.
     """
     rgb, alpha = rgba[:3], rgba[3:]
-    # Quirk: float32 times 255 falls just below some of the 8-bit values that it came from, and is cut to the next.
     image = torch.where(alpha == 0, torch.ones_like(rgb), rgb)
     image = from_pil(to_pil((image * 255).floor() / 255).resize((size, size), Image.Resampling.BILINEAR))
     return image * 2 - 1

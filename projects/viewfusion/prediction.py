@@ -33,7 +33,7 @@ from projects.viewfusion.weights import MISSING
 
 RING_ELEVATION, RADIUS = math.pi / 6, 1.5  # of SyncDreamer's targets, and of all toybox cameras
 # What does not decide an object's views: how many there are, and where they are computed.
-ASIDE = ("out", "num_objects", "device", "overwrite")
+ASIDE = ("out", "num_objects", "device", "batch_view_num", "overwrite")
 
 
 @dataclass(frozen=True)

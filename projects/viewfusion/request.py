@@ -104,6 +104,6 @@ def check_distances(request: Request, known: Sequence[float] | None) -> None:
             if not least * (1 - TOLERANCE) <= radius <= most * (1 + TOLERANCE):
                 wanted = f"{least:g}" if least == most else f"{least:g} to {most:g}"
                 raise BadCamera(
-                    f"{key}: pose {index} has the radius {radius:.4g}, but these weights were trained at {wanted} only; "
-                    "give such a radius, or use published weights"
+                    f"{key}: pose {index} has the radius {radius:.4g}, but these weights were trained at {wanted} "
+                    "only; give such a radius, or use published weights"
                 )

@@ -1,4 +1,4 @@
-"""What `generate` leaves of one object: a view set, a contact sheet, a turntable, and the key of all they depend on."""
+"""What `generate` leaves of one object: a view set, a contact sheet, a video, and the key of all they depend on."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,8 @@ from core.types import Cameras
 from core.views import TRANSFORMS, ViewSet, write_views
 from projects.viewfusion.request import Request
 
-MARK, VIEWS, SHEET, TURNTABLE = "result.json", "views", "contact_sheet.png", "turntable.mp4"
+MARK, VIEWS, SHEET = "result.json", "views", "contact_sheet.png"
+TURNTABLE, VIDEO = "turntable.mp4", "views.mp4"  # of a circle; of any other poses, in the order asked for
 TURN_SECONDS = 3.0
 MAX_COLUMNS = 9
 
@@ -52,8 +53,9 @@ def write_result(
     pictures = composite(views)
     write_image(folder / SHEET, sheet(inputs[:, :3], pictures))
     files = [f"{VIEWS}/{TRANSFORMS}", SHEET]
-    if request.is_circle and len(views) > 1:
-        video = write_video(folder / TURNTABLE, pictures, fps=max(1, round(len(views) / TURN_SECONDS)))
+    if len(views) > 1:
+        name = TURNTABLE if request.is_circle else VIDEO
+        video = write_video(folder / name, pictures, fps=max(1, round(len(views) / TURN_SECONDS)))
         files += [video.name] if video.is_file() else []
     record = {**record, "views": len(views), "files": files}
     (folder / MARK).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

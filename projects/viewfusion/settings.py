@@ -10,7 +10,7 @@ from core.device import PRECISIONS, check_device
 from core.diffusion.steps import SPACINGS, check_num_steps, ldm_num_steps
 from core.errors import BadConfig, BadRequest
 from core.masks import check_mask
-from projects.viewfusion.asked import check_poses
+from projects.viewfusion.asked import MOST_VIEWS, check_poses
 from projects.viewfusion.switches import ALPHAS, FUSIONS, NOISES, WAYS
 
 CIRCLE = "circle"
@@ -59,14 +59,13 @@ class Settings:
 def check(cfg: dict[str, Any]) -> None:
     """Refuse what no views can be made with."""
     if cfg["num_views"] is not None:
-        whole("num_views", cfg["num_views"])
+        whole("num_views", cfg["num_views"], most=MOST_VIEWS)
     _check_poses(cfg)
     _check_inputs(cfg)
     check_mask(str(cfg["mask"]), more=("alpha",))
     one_of("alpha", cfg["alpha"], ALPHAS)
     _check_crop(cfg)
-    one_of("way", cfg["way"], WAYS)
-    number("way_step_deg", cfg["way_step_deg"], 1, 180)
+    _check_way(cfg)
     check_sampling(cfg)
 
 
@@ -108,6 +107,16 @@ def _check_poses(cfg: Mapping[str, Any]) -> None:
         check_poses("poses", poses)
     if cfg["num_views"] is not None and poses is not None and (not isinstance(poses, str) or is_file(poses)):
         raise BadConfig(f"num_views={cfg['num_views']}: poses= lists all its views; leave num_views away")
+
+
+def _check_way(cfg: Mapping[str, Any]) -> None:
+    """Which views come in between, where any can."""
+    one_of("way", cfg["way"], WAYS)
+    number("way_step_deg", cfg["way_step_deg"], 1, 180)
+    if cfg["poses"] in (None, CIRCLE) and cfg["way"] != "auto":
+        raise BadConfig(f"way={cfg['way']}: a circle has an order of its own; leave way away, or list poses")
+    if cfg["fusion"] == "zero123" and cfg["way"] == "always":
+        raise BadConfig("way=always: fusion=zero123 makes each view from the input alone; leave way away")
 
 
 def is_file(poses: str) -> bool:

@@ -145,7 +145,7 @@ def test_pluecker_moment_does_not_depend_on_the_point_of_the_line():
 
 
 def test_camera_matrix_embedding_has_a_unit_translation():
-    embedding = camera_matrix_embedding(rig("zero123", size=64)).reshape(-1, 4, 4)
+    embedding = camera_matrix_embedding(rig("zero123", size=64).poses).reshape(-1, 4, 4)
     assert_close(embedding[:, :3, 3].norm(dim=-1), torch.ones(12))
 
 

@@ -150,6 +150,7 @@ def toybox_settings(method: str):
     ("setting", "message"),
     [
         ("rig=nothing", "rig=nothing: choose one of"),
+        ("rig_options={elevation_deg: 12}", "without rig="),
         ("device=meta", "device=meta is not usable here"),
         ("image.pixel_offset=2", "image.pixel_offset=2"),
         ("mesh.resolution=1", "mesh.resolution=1: expected a whole number of at least 8"),

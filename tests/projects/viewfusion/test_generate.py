@@ -69,7 +69,7 @@ def test_listed_poses_come_in_their_order(made):
     poses = [[300.0, -10.0, 1.6], [10.0, 80.0, 1.5], [120.0, 30.0, 2.0]]
     folder = made(poses=poses)
     assert_close(degrees(read_views(folder / "views")).float(), torch.tensor(poses), rtol=0, atol=1e-3)
-    assert not (folder / "turntable.mp4").exists()
+    assert (folder / "views.mp4").is_file() and not (folder / "turntable.mp4").exists()
 
 
 @pytest.mark.parametrize(("fusion", "steps"), [("interpolated_denoising", 5), ("zero123", 1)])
@@ -103,6 +103,12 @@ def test_a_distance_that_the_weights_do_not_know_is_refused(key, radius, made):
     model["denoiser"]["distances"] = [1.5, 1.5]
     with pytest.raises(BadCamera, match=rf"^{key}: pose 0 has the radius {radius}, .* trained at 1\.5 only"):
         made(**{"model": model, "poses": [[90.0, 30.0, 1.5]], key: [[90.0, 30.0, radius]]})
+
+
+def test_views_that_are_not_finite_are_refused_rather_than_written_black(made, tmp_path):
+    with pytest.raises(BadRequest, match=r"view 0 is not finite; use precision=32 or bf16, or a smaller cfg_scale"):
+        made(poses=[[90.0, 30.0, 1.5]], way="never", cfg_scale=1e38)
+    assert not (tmp_path / "out" / "a" / "views").exists()
 
 
 @pytest.mark.slow
@@ -172,7 +178,7 @@ FAR = [[0.0, 30.0, 1.5], [90.0, 30.0, 1.5]]
         ({"poses": [[0.0, 30.0, 1.0]]}, "pose 0 has the radius 1, on the object or inside it"),
         ({"poses": [[0.0, 30.0, 1.5], [9.0, 30.0, 0.2]]}, "pose 1 has the radius 0.2"),
         ({"input_poses": [[0.0, 30.0, 0.9]]}, "input_poses: pose 0 has the radius 0.9"),
-        ({"num_views": 0}, "num_views=0: expected a whole number of at least 1"),
+        ({"num_views": 0}, "num_views=0: expected a whole number from 1 to 1000"),
         ({"poses": []}, "poses=\\[\\]: expected at least one pose"),
         ({"poses": [[0.0, 30.0]]}, "poses: pose 0 is \\[0.0, 30.0\\]; expected"),
         ({"poses": [[0.0, 30.0, math.nan]]}, "poses: pose 0"),
@@ -190,6 +196,11 @@ FAR = [[0.0, 30.0, 1.5], [90.0, 30.0, 1.5]]
         ({"fusion": "none"}, "fusion=none: choose one of interpolated_denoising"),
         ({"noise": "own"}, "noise=own: choose one of per_condition, shared"),
         ({"way": "far"}, "way=far: choose one of"),
+        ({"way": "alone"}, "way=alone: a circle has an order of its own"),
+        ({"way": "always", "poses": FAR, "fusion": "zero123"}, "way=always: fusion=zero123"),
+        ({"num_views": 1001}, "num_views=1001: expected a whole number from 1 to 1000"),
+        ({"poses": [[0.0, 30.0, 1e308]]}, "radius 1e\\+308; give one of at most 100"),
+        ({"poses": [[k / 10, 30.0, 1.5] for k in range(1001)]}, "1001 poses; give at most 1000"),
         ({"alpha": "all"}, "alpha=all: choose one of"),
         ({"auto_temp": 0.0}, "auto_temp=0.0: expected a number above 0"),
         ({"window_deg": 181.0}, "window_deg=181.0"),
