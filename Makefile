@@ -96,7 +96,7 @@ eval: toybox ## measure the bundled weights on the 30 test objects again; with G
 		'pred={SyncDreamer then NeuS: outputs/eval/meshes, a sphere: outputs/eval/trivial/sphere}'
 	$(if $(GSO),$(RUN) -m projects.benchmark.evaluate protocol=$(PROTOCOL) gt='$(GSO)' pred='$(PRED)' out=outputs/eval/gso overwrite=true)
 
-# Two hours of CPU time or more; stopped, it goes on where it was. Other weights than before want VIEWFUSION_OUT emptied.
+# About an hour and a half of CPU time; stopped, it goes on where it was. Other weights than before want VIEWFUSION_OUT emptied.
 VIEWFUSION_OUT := outputs/eval/viewfusion
 PREDICT_VIEWS := $(RUN) -m projects.viewfusion.predict +experiment=viewfusion/toybox
 ABLATIONS := autoregression interpolated_conditions interpolated_outputs stochastic_conditioning
@@ -109,11 +109,15 @@ eval-viewfusion: eval ## measure ViewFusion, its ablations and Zero-1-to-3 on th
 			$(PREDICT_VIEWS) targets=$$targets num_inputs=$$inputs fusion=$$fusion seed=$$seed \
 				out=$(VIEWFUSION_OUT)/$$targets-$$inputs-$$fusion-$$seed; \
 		done; done; done; done
+	for seed in 1 2 3; do for fusion in zero123 interpolated_denoising $(ABLATIONS); do \
+		$(PREDICT_VIEWS) targets=ring sample_steps=4 cfg_scale=1.5 fusion=$$fusion seed=$$seed \
+			out=$(VIEWFUSION_OUT)/ring-4-steps-$$fusion-$$seed; \
+	done; done
 	for fusion in zero123 interpolated_denoising; do \
 		$(RUN) -m projects.benchmark.reconstruct views="$(VIEWFUSION_OUT)/ring-1-$$fusion-1/test-0000[0-7]" \
 			method=neus preset=toybox out=$(VIEWFUSION_OUT)/meshes-$$fusion; \
 	done
-	for table in free ring consistency shapes; do \
+	for table in free ring consistency steps steps_consistency shapes; do \
 		$(RUN) -m projects.benchmark.evaluate +experiment=viewfusion/table_$$table out=outputs/eval/viewfusion_$$table overwrite=true; \
 	done
 

@@ -1,20 +1,27 @@
-"""Views of every held-out toybox object from one to k images of it, for projects.benchmark.evaluate to score."""
+"""Views of every held-out object from one to k images of it, for projects.benchmark.evaluate to score."""
 
 from typing import Any
 
 from omegaconf import DictConfig
 
 from core.app import app
-from core.config import one_of, whole
+from core.config import number, one_of, whole
+from core.errors import BadConfig
 from projects.viewfusion.settings import check_sampling
-from projects.viewfusion.switches import TARGETS
+from projects.viewfusion.switches import ALPHAS, TARGETS
 
 
 def check(cfg: dict[str, Any]) -> None:
     """Refuse what no prediction can have."""
     one_of("targets", cfg["targets"], list(TARGETS))
-    for key in ("num_objects", "num_inputs"):
-        whole(key, cfg[key])
+    whole("num_inputs", cfg["num_inputs"])
+    if cfg["num_objects"] is not None:
+        whole("num_objects", cfg["num_objects"])
+    one_of("way", cfg["way"], ["never", "alone"])
+    number("way_step_deg", cfg["way_step_deg"], 1, 180)
+    one_of("alpha", cfg["alpha"], ALPHAS)
+    if cfg["given"] is not None and cfg["targets"] != "views":
+        raise BadConfig(f"given={cfg['given']} is of targets=views; leave it away with targets={cfg['targets']}")
     check_sampling(cfg)
 
 

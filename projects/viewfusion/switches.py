@@ -18,7 +18,8 @@ FUSIONS = {
     "zero123": "no fusion: every view by itself from the nearest input, which is Zero-1-to-3",
 }
 
-TARGETS = {  # of `predict`, on the toybox
+TARGETS = {  # of `predict`
     "ring": "SyncDreamer's 16 views at 30 degrees, from input views at other elevations",
     "free": "random poses; an object's first views are the inputs, and the others are asked for",
+    "views": "any folder of view sets; some views of each are the inputs, and the others are asked for",
 }

@@ -13,8 +13,8 @@ from core.models.bundled import weights_file
 from projects.viewfusion import checkpoint
 
 MISSING = (  # what to do when no Zero-1-to-3 is found
-    "put the published zero123-xl.ckpt there, pass weights=PATH, or train the small ones (none are bundled yet): "
-    "projects/viewfusion/README.md has the commands"
+    "put the published zero123-xl.ckpt there, pass weights=PATH, or take the small bundled ones with "
+    "+experiment=viewfusion/toybox"
 )
 OURS = "denoiser."
 

@@ -6,13 +6,13 @@ from omegaconf import DictConfig
 
 from core.data.free_views import FreeViews
 from core.data.toybox import open_pack
-from core.errors import BadConfig
+from core.errors import BadConfig, UserError
 from core.views import read_views
 from data_tools.toybox.free import write_free
 from data_tools.toybox.make import Recipe, make
 from projects.viewfusion import predict
 from projects.viewfusion.poses import to_cameras
-from projects.viewfusion.prediction import Task, free, ring, views_of
+from projects.viewfusion.prediction import Task, free, of_views, ring, views_of
 from projects.viewfusion.settings import Settings
 from tests.projects.viewfusion.small import SIZE, fusion, pictures
 
@@ -49,6 +49,52 @@ def test_free_targets_stand_where_they_were_rendered_and_begin_with_the_inputs(d
     assert names == ["test-00000"] and task.given == [0, 1] and torch.equal(task.inputs, task.targets[:2])
     assert torch.allclose(to_cameras(task.targets, SIZE).poses, views.cameras.poses, atol=1e-5)
     assert torch.equal(task.pixels, FreeViews(root=data / "free", split="test").pixels(0, [0, 1]))
+
+
+def of_view_sets(data, tmp_path, content, **changes):
+    (tmp_path / "given.json").write_text(content)
+    model = {"denoiser": {"image_size": SIZE}}
+    changes = {"root": str(data / "free" / "test"), "given": str(tmp_path / "given.json"), "alpha": "cut"} | changes
+    return of_views(config(data, model=model, **changes))
+
+
+def test_of_any_view_sets_those_views_are_given_that_the_list_names(data, tmp_path):
+    """As in ViewFusion's list of test objects: a number, or several."""
+    views = read_views(data / "free" / "test" / "test-00000")
+    for content, given in (('{"test-00000": 3}', [3]), ('{"test-00000": [4, 0]}', [4, 0])):
+        sha256, names, task_of = of_view_sets(data, tmp_path, content)
+        task = task_of(0)
+        assert names == ["test-00000"] and task.given == given and len(sha256) == 64
+        assert torch.allclose(to_cameras(task.targets, SIZE).poses, views.cameras.poses, atol=1e-5)
+        assert torch.equal(task.inputs, task.targets[given])
+        white = views.images[given, 3:] == 0
+        expected = torch.where(white, torch.ones(()), views.images[given, :3])
+        assert torch.allclose(task.pixels, expected * 2 - 1, atol=1e-6)
+    _, _, task_of = of_view_sets(data, tmp_path, "{}", given=None)
+    assert task_of(0).given == [0, 1]  # the first num_inputs
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"test-00000": 5}', "has 5 views; \\[5\\] cannot be given"),
+        ('{"test-00000": [0, 1, 2, 3, 4]}', "with others to ask for"),
+        ('{"test-00000": [1, 1]}', "list different views' numbers"),
+        ('{"shoe": 1}', "names 'shoe' and 0 more that root= has not"),
+        ("[1]", "no JSON of"),
+    ],
+)
+def test_a_list_that_cannot_be_is_refused(content, words, data, tmp_path):
+    with pytest.raises(UserError, match=words):
+        of_view_sets(data, tmp_path, content)[2](0)
+
+
+def test_each_target_by_a_way_of_its_own_does_not_depend_on_the_others(data):
+    _, _, task_of = free(config(data, num_inputs=1))
+    task, model = task_of(0), fusion(eta=0.0)
+    one = Task(task.name, 0, task.pixels, task.inputs, task.targets[:2], [0])
+    alone = Settings(way="alone", way_step_deg=60.0)
+    assert torch.equal(views_of(model, alone, task)[1], views_of(model, alone, one)[1])
 
 
 def test_more_inputs_than_there_are_views_are_refused(data):
