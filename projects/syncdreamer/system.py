@@ -13,14 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.attention.multiview import idle_parameters
-from core.checkpoints.prediction import PREDICTION
 from core.config import number, whole
 from core.diffusion.samplers import uniform_timesteps
 from core.errors import BadConfig, BadData, BadRequest
 from core.images import check_image_size, contact_sheet
 from core.models.encoders import ImageEncoder
 from core.models.latents import Latents
-from core.training.module import TrainingModule
+from core.training.denoising import DenoiserModule
 from projects.syncdreamer.model import Condition, SyncDreamer
 from projects.syncdreamer.sampler import sample
 from projects.syncdreamer.weights import load_start
@@ -28,7 +27,7 @@ from projects.syncdreamer.weights import load_start
 DROP_EACH = 0.05  # probability of dropping all, the concatenated latents, the volume, or the image's embedding
 
 
-class SyncDreamerSystem(TrainingModule):
+class SyncDreamerSystem(DenoiserModule):
     """The denoiser with the frozen networks around it.
 
     Args:
@@ -224,13 +223,6 @@ class SyncDreamerSystem(TrainingModule):
         )
         pixels = self.latents.decode(rearrange(rows, "b r v c h w -> (b r v) c h w"))
         return contact_sheet((pixels.float().clamp(-1, 1) + 1) / 2, rows.shape[2])
-
-    def export(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The denoiser: the frozen networks have files of their own."""
-        return {key: value for key, value in state.items() if key.startswith("denoiser.")}
-
-    def export_metadata(self) -> dict[str, str]:
-        return {PREDICTION: self.denoiser.prediction}
 
 
 def keep_masks(

@@ -10,14 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.attention.multiview import idle_parameters
-from core.checkpoints.prediction import PREDICTION
 from core.config import number, whole
 from core.diffusion.schedules import NoiseSchedule
 from core.errors import BadConfig
 from core.images import check_image_size, contact_sheet
 from core.models.encoders import ImageEncoder
 from core.models.latents import Latents
-from core.training.module import TrainingModule
+from core.training.denoising import DenoiserModule
 from projects.viewfusion.model import Zero123
 from projects.viewfusion.sampler import References, ddim_schedule, sample
 from projects.viewfusion.weights import load_start
@@ -25,7 +24,7 @@ from projects.viewfusion.weights import load_start
 DROP_EACH = 0.05  # probability of dropping the image's embedding, its latents, or both
 
 
-class Zero123System(TrainingModule):
+class Zero123System(DenoiserModule):
     """The denoiser with the frozen networks around it.
 
     Args:
@@ -183,13 +182,6 @@ class Zero123System(TrainingModule):
         rows = torch.stack([latents * scale, self.latents.mode(moments), torch.cat(made)], dim=1)
         pixels = self.latents.decode(rows.flatten(0, 1))
         return contact_sheet((pixels.float().clamp(-1, 1) + 1) / 2, rows.shape[1])
-
-    def export(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The denoiser: the frozen networks have files of their own."""
-        return {key: value for key, value in state.items() if key.startswith("denoiser.")}
-
-    def export_metadata(self) -> dict[str, str]:
-        return {PREDICTION: self.denoiser.prediction}
 
 
 def keep_masks(drop: Float[Tensor, "b"]) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
