@@ -118,7 +118,7 @@ eval-viewfusion: eval ## measure ViewFusion, its ablations and Zero-1-to-3 on th
 			method=neus preset=toybox out=$(VIEWFUSION_OUT)/meshes-$$fusion; \
 	done
 	for table in free ring consistency steps steps_consistency shapes; do \
-		$(RUN) -m projects.benchmark.evaluate +experiment=viewfusion/table_$$table out=outputs/eval/viewfusion_$$table overwrite=true; \
+		$(RUN) -m projects.benchmark.evaluate +experiment=benchmark/viewfusion_$$table out=outputs/eval/viewfusion_$$table overwrite=true; \
 	done
 
 clean: ## remove outputs, multiruns and caches

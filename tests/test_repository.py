@@ -52,12 +52,13 @@ def programs() -> dict[str, tuple[Program, str]]:
 FOUND = programs()
 PROGRAMS = [program for program, _ in FOUND.values()]
 OVERLAYS = sorted(p.relative_to(CONF / "experiment").with_suffix("") for p in CONF.glob("experiment/**/*.yaml"))
-# conf/experiment/<system>/ serves every program in projects/<system>/ that has a model.
+# conf/experiment/<system>/ serves every program in projects/<system>/ that has a model; .../benchmark/ serves evaluate.
 PAIRS = [
     (program, overlay.as_posix())
     for program, folder in FOUND.values()
     for overlay in OVERLAYS
-    if folder == overlay.parts[0] and "model" in top_level(CONF / f"{program.config_name}.yaml")[1]
+    if folder == overlay.parts[0]
+    and ("protocol" if folder == "benchmark" else "model") in top_level(CONF / f"{program.config_name}.yaml")[1]
 ]
 
 
