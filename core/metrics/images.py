@@ -76,14 +76,21 @@ def flip(prediction: Images, target: Images) -> Float[Tensor, "..."]:
 
     It models contrast sensitivity, colour and edges at 67 pixels per degree of the visual field, and downloads nothing.
     """
+    check_pair(prediction, target)
+    scores = [_flip(*pair)[1] for pair in zip(_arrays(prediction), _arrays(target), strict=True)]
+    return torch.tensor(scores, dtype=torch.float64).view(prediction.shape[:-3])
+
+
+def flip_map(prediction: Float[Tensor, "3 h w"], target: Float[Tensor, "3 h w"]) -> Float[Tensor, "h w"]:
+    """LDR-FLIP of every pixel of one pair of images."""
+    check_pair(prediction, target)
+    return torch.from_numpy(_flip(_arrays(prediction)[0], _arrays(target)[0])[0][..., 0]).double()
+
+
+def _flip(test: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, float]:
     import flip_evaluator  # NVIDIA's own implementation, in C++
 
-    check_pair(prediction, target)
-    scores = [
-        flip_evaluator.evaluate(reference, test, "LDR", inputsRGB=True, applyMagma=False)[1]
-        for reference, test in zip(_arrays(target), _arrays(prediction), strict=True)
-    ]
-    return torch.tensor(scores, dtype=torch.float64).view(prediction.shape[:-3])
+    return flip_evaluator.evaluate(reference, test, "LDR", inputsRGB=True, applyMagma=False)[:2]
 
 
 def mask_iou(prediction: Tensor, target: Tensor) -> Float[Tensor, "..."]:

@@ -83,8 +83,10 @@ CLIP = Metric("CLIP score", known_as=("clip", "clip r", "clip score"))
 NORMALS = Metric("normals", known_as=("normal",))
 SHARE = Metric("watertight", known_as=("watertight", "coherence", "accuracy"))
 COUNT = Metric("matches", known_as=("match", "point"))
+RATE = Metric("recall", 3, known_as=("recall", "precision", "f1", "overlap", "agreement"))
+JANUS = Metric("Janus excess", 3, lower_is_better=True)
 METRICS = (
-    PSNR, SSIM, FLIP, LPIPS, CHAMFER, IOU, ERROR, SECONDS, COMPONENTS, F_SCORE, CLIP, NORMALS, SHARE, COUNT
+    PSNR, SSIM, FLIP, LPIPS, CHAMFER, IOU, ERROR, SECONDS, COMPONENTS, F_SCORE, CLIP, NORMALS, SHARE, COUNT, RATE, JANUS
 )  # fmt: skip
 
 

@@ -10,23 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from core.data.toybox_captions import COLORS
 from core.types import Mesh
 from data_tools.toybox.primitives import PRIMITIVES, Triangles
 
-COLORS: dict[str, tuple[float, float, float]] = {
-    "red": (0.87, 0.13, 0.12),
-    "orange": (0.98, 0.52, 0.08),
-    "yellow": (0.97, 0.85, 0.14),
-    "green": (0.16, 0.62, 0.20),
-    "lime": (0.62, 0.88, 0.22),
-    "cyan": (0.20, 0.80, 0.86),
-    "blue": (0.13, 0.28, 0.86),
-    "purple": (0.52, 0.18, 0.72),
-    "pink": (0.97, 0.50, 0.70),
-    "brown": (0.50, 0.29, 0.13),
-    "gray": (0.55, 0.56, 0.58),
-    "black": (0.13, 0.13, 0.15),
-}
 FRONT, BACK, LEFT, RIGHT, UP = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1))
 
 

@@ -60,7 +60,7 @@ def compared(
         if protocol.compares_views:
             made, true = pair(protocol, name, pred, gt)
             views |= {TRUTH: thumbnails(true.images), method: thumbnails(made.images)}
-        elif protocol.alone or protocol.texts:
+        elif protocol.reads_views:
             views[method] = thumbnails(single(protocol, name, pred, gt).images)
         for kind in protocol.kinds():
             path = protocol.prediction.path(pred, kind, name)

@@ -48,14 +48,22 @@ def pair(protocol: Protocol, name: str, pred: Path, gt: Path) -> tuple[Pictures,
 
 
 def single(protocol: Protocol, name: str, pred: Path, gt: Path) -> Pictures:
-    """An object's predicted views for measures that see nothing else."""
+    """An object's predicted views for measures that see no true ones beside them."""
     given = protocol.input_of(name, gt)
     with blamed_on(PREDICTED):
         made = read(protocol.prediction, protocol.prediction.path(pred, "views", name), protocol, given)
-        if protocol.views is not None:
+        if protocol.match == "camera":
+            made = made.chosen(at_azimuths(made, protocol.azimuths_deg or (), protocol.match_within_deg))
+        elif protocol.views is not None:
             made = made.chosen(targets(protocol, made, None))
     refuse_blank(made)
     return made
+
+
+def whole_truth(protocol: Protocol, name: str, gt: Path) -> Pictures:
+    """All true views of an object, scored or not."""
+    with blamed_on(TRUE):
+        return read(protocol.truth, protocol.truth.path(gt, "views", name), protocol, protocol.input_of(name, gt))
 
 
 def targets(protocol: Protocol, true: Pictures, input_view: int | None) -> list[int]:

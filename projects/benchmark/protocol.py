@@ -20,19 +20,21 @@ from projects.benchmark.layout import Layout, input_views
 __all__ = ["Layout", "Protocol", "protocol_hash", "with_defaults"]
 
 Measures = Mapping[str, Callable[..., Any]]
+VIEW_KINDS = ("images", "masks", "sets", "alone", "texts")  # kinds of measures of views, in their columns' order
 WORDS = ("what", "name", "folder")  # about a protocol, and where networks lie; they decide no number
+LATER = ("sets",)  # kinds of measures that are younger than published tables: without any, a hash is the old one
 # Settings, and the kinds of measures or other settings that read them: without one, only the default is accepted.
 READ_BY = {
-    "background": ("images", "masks", "alone", "texts"),
-    "compositing": ("images", "masks", "alone", "texts"),
-    "mask": ("masks", "alone", "alignment", "crop"),
-    "size": ("images", "masks", "alone", "texts"),
-    "resize": ("images", "masks", "alone", "texts"),
+    "background": ("images", "masks", "sets", "alone", "texts"),
+    "compositing": ("images", "masks", "sets", "alone", "texts"),
+    "mask": ("masks", "sets", "alone", "alignment", "crop"),
+    "size": ("images", "masks", "sets", "alone", "texts"),
+    "resize": ("images", "masks", "sets", "alone", "texts"),
     "views": ("images", "masks", "alone", "texts"),
     "score_input": ("images", "masks", "texts"),
-    "match": ("images", "masks"),
-    "azimuths_deg": ("images", "masks"),
-    "match_within_deg": ("images", "masks"),
+    "match": ("images", "masks", "sets", "alone", "texts"),
+    "azimuths_deg": ("images", "masks", "sets", "alone", "texts"),
+    "match_within_deg": ("images", "masks", "sets", "alone", "texts"),
     "alignment": ("images", "masks"),
     "crop": ("images", "masks"),
     "box": ("shapes",),
@@ -50,6 +52,8 @@ class Protocol:
         what: a sentence: whose numbers these can stand beside.
         images: per column, a function of predicted and true images [V, 3, H, W] in [0, 1] -> a score per view, or one.
         masks: per column, the same of masks [V, H, W].
+        sets: per column, a function of the predicted views and of all true ones (two `Pictures`; their cameras tell
+            which belong together) -> one score per view or pair, or one.
         alone: per column, a function of the predicted views alone (a `Pictures`) -> one score per view or pair, or one.
         texts: per column, a function of predicted images, their object's number and all objects' captions.
         shapes: per column, a function of a predicted and a true `Shape` (`projects.benchmark.solids`) -> a score.
@@ -63,7 +67,8 @@ class Protocol:
         views: numbers of the true views that count; None: all.
         match: which predicted view belongs to a true one: that of the same `number`; the one at its place in the
             `order` of the scored views; or with `camera` the one that stands in the same direction from the origin.
-        azimuths_deg: with match=camera, which predicted views are scored, whatever their number and elevation.
+        azimuths_deg: with match=camera, which predicted views are scored, whatever their number and elevation; what is
+            judged `alone` are these, too.
         match_within_deg: how far apart directions may be.
         background: gray value in [0, 1] on which RGBA images are laid.
         compositing: `over` lays a picture on the background by its alpha; `cut` puts background where alpha is 0, and
@@ -87,6 +92,7 @@ class Protocol:
     what: str
     images: Measures = field(default_factory=dict)
     masks: Measures = field(default_factory=dict)
+    sets: Measures = field(default_factory=dict)
     alone: Measures = field(default_factory=dict)
     texts: Measures = field(default_factory=dict)
     shapes: Measures = field(default_factory=dict)
@@ -129,7 +135,7 @@ class Protocol:
         self._refuse_what_nothing_reads()
 
     def _refuse_what_nothing_reads(self) -> None:
-        kinds = [kind for kind in ("images", "masks", "alone", "texts", "shapes") if getattr(self, kind)]
+        kinds = [kind for kind in (*VIEW_KINDS, "shapes") if getattr(self, kind)]
         if not kinds:
             raise BadConfig("protocol: neither images nor shapes are measured; name at least one measure")
         kinds += [key for key in ("alignment", "crop") if getattr(self, key) not in (None, "none")]
@@ -158,13 +164,17 @@ class Protocol:
         return bool(self.images or self.masks)
 
     @property
+    def reads_views(self) -> bool:
+        """Whether predicted views are read at all."""
+        return any(getattr(self, kind) for kind in VIEW_KINDS)
+
+    @property
     def columns(self) -> list[str]:
-        return [*self.images, *self.masks, *self.alone, *self.texts, *self.shapes]
+        return [column for kind in (*VIEW_KINDS, "shapes") for column in getattr(self, kind)]
 
     def kinds(self) -> list[str]:
         """What an object's prediction must have."""
-        views = self.compares_views or self.alone or self.texts
-        return (["views"] if views else []) + (["mesh"] if self.shapes else [])
+        return (["views"] if self.reads_views else []) + (["mesh"] if self.shapes else [])
 
     def names(self, gt: Path) -> list[str]:
         """The objects to be scored; BadData if the truth lacks one of them, or all."""
@@ -195,7 +205,8 @@ class Protocol:
 
 def protocol_hash(settings: Mapping[str, Any]) -> str:
     """Of all settings, defaults included, but what decides no number."""
-    return config_hash(_without_words(with_defaults(settings)))
+    complete = with_defaults(settings)
+    return config_hash(_without_words({key: value for key, value in complete.items() if key not in LATER or value}))
 
 
 def _without_words(node: Any) -> Any:

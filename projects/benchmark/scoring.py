@@ -16,10 +16,10 @@ from core.metrics.images import identical
 from core.views import TRANSFORMS, read_views
 from projects.benchmark.blame import blamed_on
 from projects.benchmark.layout import azimuth
-from projects.benchmark.pairing import pair, single
+from projects.benchmark.pairing import pair, single, whole_truth
 from projects.benchmark.pictures import Pictures
 from projects.benchmark.placing import moved_onto, posed
-from projects.benchmark.protocol import Protocol
+from projects.benchmark.protocol import VIEW_KINDS, Protocol
 from projects.benchmark.solids import PREDICTED, TRUE, Shape
 
 
@@ -89,9 +89,12 @@ class Scorer:
             equal = int(identical(made.images, true.images).sum())
             found |= {column: numbers(measure(made.images, true.images)) for column, measure in protocol.images.items()}
             found |= {column: numbers(measure(made.masks, true.masks)) for column, measure in protocol.masks.items()}
-        if protocol.alone:
+        if protocol.sets or protocol.alone:
             alone = single(protocol, name, pred, self.gt)
             found |= {column: numbers(measure(alone)) for column, measure in protocol.alone.items()}
+        if protocol.sets:
+            truth = whole_truth(protocol, name, self.gt)
+            found |= {column: numbers(measure(alone, truth)) for column, measure in protocol.sets.items()}
         if protocol.texts:
             shown = made if made is not None else single(protocol, name, pred, self.gt)
             place = list(self.names).index(name)
@@ -166,6 +169,6 @@ def caption(protocol: Protocol, name: str, gt: Path) -> str:
 
 def weights_of(protocol: Protocol) -> Mapping[str, Any]:
     """What networks the measures used: per column, the file and its sha256."""
-    kinds = (protocol.images, protocol.masks, protocol.alone, protocol.texts, protocol.shapes)
+    kinds = (getattr(protocol, kind) for kind in (*VIEW_KINDS, "shapes"))
     measures = {column: measure for kind in kinds for column, measure in kind.items()}
     return {column: measure.weights() for column, measure in measures.items() if hasattr(measure, "weights")}
