@@ -24,9 +24,9 @@ def polar_embedding(
     )
 
 
-def camera_matrix_embedding(cameras: Cameras) -> Float[Tensor, "*batch 16"]:
+def camera_matrix_embedding(poses: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 16"]:
     """Row-major OpenGL camera-to-world matrix with a unit translation (Shi et al. 2023, MVDream)."""
-    poses = to_opengl(cameras.poses).clone()
+    poses = to_opengl(poses).clone()
     center = poses[..., :3, 3]
     poses[..., :3, 3] = center / (center.norm(dim=-1, keepdim=True) + 1e-8)
     return rearrange(poses, "... i j -> ... (i j)")

@@ -15,7 +15,7 @@ WORLD_UP = (0.0, 0.0, 1.0)
 
 
 def look_at(
-    eye: Float[Tensor, "*batch 3"], target: Float[Tensor, "*batch 3"], up: Float[Tensor, "3"] | None = None
+    eye: Float[Tensor, "*batch 3"], target: Float[Tensor, "*batch 3"], up: Float[Tensor, "*#batch 3"] | None = None
 ) -> Float[Tensor, "*batch 4 4"]:
     """Pose at `eye`, facing `target`, with the image's vertical axis in the plane of `up` (world z by default).
 

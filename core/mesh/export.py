@@ -27,6 +27,7 @@ from torch import Tensor
 
 from core.errors import BadMesh
 from core.files import atomic_file
+from core.images import from_pil
 from core.mesh.texture import TexturedMesh
 from core.types import Mesh
 
@@ -98,6 +99,24 @@ def read_mesh(path: str | Path) -> Mesh:
         torch.from_numpy(faces),
         None if any(part is None for part in colors) else torch.cat([part for part in colors if part is not None]),
     )
+
+
+def read_textured(path: str | Path) -> TexturedMesh:
+    """A textured .glb or .obj of one piece, in our axes; BadMesh for any other."""
+    path = Path(path)
+    is_gltf = path.suffix.lower() in (".glb", ".gltf")
+    try:
+        pieces = _load(path)
+    except Exception as error:  # trimesh's readers raise whatever their parsers do
+        raise BadMesh(f"cannot read mesh {str(path)!r} ({type(error).__name__}: {error})") from error
+    images = [_image_of(piece) for piece in pieces]
+    if len(pieces) != 1 or images[0] is None or pieces[0].visual.uv is None:
+        raise BadMesh(f"mesh {str(path)!r} is not one piece with a texture")
+    vertices = torch.from_numpy(np.asarray(pieces[0].vertices, dtype=np.float32))
+    faces = torch.from_numpy(np.asarray(pieces[0].faces, dtype=np.int64))
+    uv = torch.from_numpy(np.asarray(pieces[0].visual.uv, dtype=np.float32))
+    texture = from_pil(images[0].convert("RGB"))
+    return TexturedMesh(Mesh(y_up_to_z_up(vertices) if is_gltf else vertices, faces), uv, texture)
 
 
 def glb_bytes(mesh: Mesh | TexturedMesh) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
@@ -31,14 +31,8 @@ class OccupancyGrid(nn.Module):
         chunk: int = 1 << 18,
     ) -> None:
         """Look at a random point in every cell (`everywhere`), or in a quarter of all and as many occupied ones."""
-        num_cells, device = self.resolution**3, self.values.device
-        if everywhere:
-            cells = torch.arange(num_cells)
-        else:
-            occupied = self.occupied.nonzero()[:, 0].cpu()
-            pick = torch.randint(max(len(occupied), 1), (min(num_cells // 4, len(occupied)),), generator=generator)
-            anywhere = torch.randint(num_cells, (num_cells // 4,), generator=generator)
-            cells = torch.cat([anywhere, occupied[pick]]).unique()
+        device = self.values.device
+        cells = torch.arange(self.resolution**3) if everywhere else self._some_cells(generator)
         jitter = torch.rand(len(cells), 3, generator=generator).to(device)
         cells = cells.to(device)
         corner = torch.stack([cells // self.resolution**2, cells // self.resolution % self.resolution], dim=-1)
@@ -47,6 +41,13 @@ class OccupancyGrid(nn.Module):
         fresh = torch.cat([field(part) for part in points.split(chunk)])
         self.values[cells] = torch.maximum(self.values[cells] * self.decay, fresh)
         self.occupied.copy_(self.values > self.values.mean().clamp(max=self.threshold))
+
+    def _some_cells(self, generator: torch.Generator) -> Int[Tensor, "n"]:
+        """A quarter of all cells, and as many of the occupied ones, drawn with replacement; each once."""
+        num_cells, occupied = self.resolution**3, self.occupied.nonzero()[:, 0].cpu()
+        pick = torch.randint(max(len(occupied), 1), (min(num_cells // 4, len(occupied)),), generator=generator)
+        anywhere = torch.randint(num_cells, (num_cells // 4,), generator=generator)
+        return torch.cat([anywhere, occupied[pick]]).unique()
 
     def __call__(self, points: Float[Tensor, "*b 3"]) -> Bool[Tensor, "*b"]:
         """Whether points lie in occupied cells; outside of the cube nothing does."""

@@ -115,6 +115,13 @@ def render_mesh(
     rgb = interpolate(colors.clamp(0, 1), mesh, raster)
     if shading == "flat":
         rgb[raster.mask] *= irradiance(face_normals(mesh))[raster.face_index[raster.mask]]
+    return averaged(rgb, raster, supersample)
+
+
+def averaged(
+    rgb: Float[Tensor, "views fine_height fine_width 3"], raster: RasterOutput, supersample: int
+) -> Float[Tensor, "views 4 height width"]:
+    """RGBA with straight alpha, of `supersample` x `supersample` samples per pixel."""
     premultiplied = torch.cat([rgb.clamp(0, 1), raster.mask[..., None].to(rgb)], dim=-1)
     premultiplied = reduce(
         premultiplied, "v (h i) (w j) c -> v c h w", "mean", i=supersample, j=supersample

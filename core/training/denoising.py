@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from core.checkpoints.prediction import PREDICTION
 from core.training.module import TrainingModule
+
+PREDICTION = "prediction"  # names, in a file's metadata, what the network was trained to predict
 
 
 class DenoiserModule(TrainingModule):

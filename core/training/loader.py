@@ -36,6 +36,15 @@ class Items(Protocol):
     def __getitem__(self, index: int, generator: torch.Generator) -> Mapping[str, Tensor]: ...
 
 
+@runtime_checkable
+class ItemsByStep(Protocol):
+    """Items that are of one kind throughout a step; `generator` belongs to the step, and is alike on all ranks."""
+
+    def __len__(self) -> int: ...
+
+    def of_step(self, generator: torch.Generator) -> Items: ...
+
+
 @dataclass(frozen=True)
 class Plan:
     """What decides which items a rank reads at a step."""
@@ -54,7 +63,7 @@ class Plan:
 class StepDataset(Dataset):
     """Reads item (step, index), and another item in place of one that is broken."""
 
-    def __init__(self, items: Items, seed: int) -> None:
+    def __init__(self, items: Items | ItemsByStep, seed: int) -> None:
         self.items = items
         self.seed = seed
 
@@ -66,14 +75,20 @@ class StepDataset(Dataset):
         step, index = key
         broken: list[Broken] = []
         draw = generator(self.seed, step, index, stream="substitute")
+        items = self._of_step(step)
         for _ in range(1 + SUBSTITUTES):
             try:
-                sample = self.items.__getitem__(index, generator(self.seed, step, index, stream="item"))
+                sample = items.__getitem__(index, generator(self.seed, step, index, stream="item"))
                 return sample, broken
             except (UserError, OSError) as error:
                 broken.append((index, f"{type(error).__name__}: {error}"))
                 index = int(torch.randint(len(self.items), (), generator=draw))
         return None, broken  # an exception would reach the main process as a worker's traceback
+
+    def _of_step(self, step: int) -> Items:
+        if isinstance(self.items, ItemsByStep):
+            return self.items.of_step(generator(self.seed, step, stream="items"))
+        return self.items
 
 
 class StepSampler:
@@ -105,7 +120,9 @@ class Collate:
         return [default_collate(content[cut : cut + self.batch_size]) for cut in cuts], broken
 
 
-def train_loader(items: Items, plan: Plan, start: int, stop: int, workers: int, timeout_s: float) -> DataLoader:
+def train_loader(
+    items: Items | ItemsByStep, plan: Plan, start: int, stop: int, workers: int, timeout_s: float
+) -> DataLoader:
     """Yields (micro-batches, broken items) of the steps from `start` to `stop`; the same for any number of workers."""
     if len(items) == 0:
         raise BadData("the training set is empty; check data.train")

@@ -102,7 +102,7 @@ class Loop:
         if not batches:
             raise BadData(f"{len(broken)} training samples are broken, the last: {broken[-1][1]}; check data.train")
         flags = (len(broken), self.stop.signum, int(self._out_of_time()))
-        self.module.progress = self.at.step / self.trainer["max_steps"]
+        self._tell_position()
         outcome = self.stepper.take(self.at.step, seed, batches, flags)
         self.at.step += 1
         self.at.finished = False
@@ -120,6 +120,9 @@ class Loop:
             self._count_bad(outcome)
         self.bar.advance(self.at.step, outcome.values["loss"])
         return outcome
+
+    def _tell_position(self) -> None:
+        self.module.step, self.module.progress = self.at.step, self.at.step / self.trainer["max_steps"]
 
     def _finish_step(self) -> None:
         """Logs, validates and shows what is due; all of it can be done again from the step's checkpoint."""
@@ -141,7 +144,7 @@ class Loop:
 
     def _validate(self) -> dict[str, float]:
         assert self.val_items is not None
-        self.module.progress = self.at.step / self.trainer["max_steps"]
+        self._tell_position()
         with evaluating(self.module, self.ema, self.config["seed"], self.fabric):
             most = self.trainer["val_batches"]
             row = validate(self.module, self.val_items, self.data["batch_size"], most, self.fabric)
@@ -150,6 +153,7 @@ class Loop:
 
     def _preview(self) -> None:
         assert self.shown_items is not None
+        self._tell_position()
         with evaluating(self.module, self.ema, self.config["seed"], self.fabric):
             picture = preview(self.module, self.shown_items, self.trainer["preview_items"], self.fabric)
         if picture is not None and self.logs is not None:

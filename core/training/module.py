@@ -23,10 +23,13 @@ class TrainingModule(L.LightningModule):
 
     Attributes:
         progress: fraction of the run's steps taken, for a loss that changes on the way; the loop sets it.
+        step: steps taken, for a loss whose schedule does not stretch with the run; the loop sets it.
+        memory_hint: what to do where memory runs out; it ends the message.
         has_idle_parameters: whether some steps leave trained parameters without a gradient.
     """
 
     has_idle_parameters = False
+    memory_hint = "set data.batch_size lower (and trainer.accumulate higher), or trainer.precision=bf16"
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class TrainingModule(L.LightningModule):
         self.ema_decay = ema_decay
         self.seed = seed
         self.progress = 0.0
+        self.step = 0
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Scalars by name: "loss" is optimised, the rest is logged. All that is drawn comes from `generator`."""

@@ -14,7 +14,8 @@ import torch
 from lightning.fabric import Fabric
 
 from core.config import instantiate, plain
-from core.errors import BadConfig, BadRequest
+from core.errors import BadConfig
+from core.memory import out_of_memory_as_request
 from core.provenance import keep_earlier_record
 from core.training.launching import launch, make_fabric, rank_of
 from core.training.lock import run_lock
@@ -23,8 +24,6 @@ from core.training.module import TrainingModule
 from core.training.randomness import derive
 from core.training.settings import check_settings
 from core.training.signals import catching_signals
-
-MEMORY_HINT = "set data.batch_size lower (and trainer.accumulate higher), or trainer.precision=bf16"
 
 
 def run(cfg: Mapping[str, Any]) -> float:
@@ -49,14 +48,12 @@ def run(cfg: Mapping[str, Any]) -> float:
 
 def train(fabric: Fabric, config: Mapping[str, Any]) -> tuple[float, bool]:
     """What each process does; the metric, and whether the weights are of this run rather than of one before it."""
-    try:
-        with catching_signals() as stop, _deterministic(bool(config["trainer"]["deterministic"])):
-            loop = Loop(fabric, config, build(config), stop)
+    with catching_signals() as stop, _deterministic(bool(config["trainer"]["deterministic"])):
+        with out_of_memory_as_request(TrainingModule.memory_hint):
+            module = build(config)
+        with out_of_memory_as_request(module.memory_hint):
+            loop = Loop(fabric, config, module, stop)
             return loop.run(), loop.keeper.made_here(loop.at.step)
-    except torch.OutOfMemoryError as error:
-        raise BadRequest(f"out of memory on {fabric.device}: {str(error).splitlines()[0]}; {MEMORY_HINT}") from error
-    except MemoryError as error:
-        raise BadRequest(f"out of memory; {MEMORY_HINT}") from error
 
 
 def build(config: Mapping[str, Any]) -> TrainingModule:
