@@ -17,7 +17,8 @@ OVERLAYS = ("experiment", "sweep")  # groups of whole experiments, not sections 
 PATH_KEYS = ("input", "poses", "input_poses", "source", "views", "pred", "gt", "run", "scores", "publish", "target",
              "reference", "mask", "out", "root", "free", "free_root", "official", "checkpoint", "weights", "mesh",
              "report", "target_dir", "input_dir", "uids", "registry", "mirror", "base_url")  # fmt: skip
-TEXT_KEYS = frozenset((*PATH_KEYS, "prompt", "caption", "licence"))
+TEXT_KEYS = frozenset((*PATH_KEYS, "prompt", "prompts", "suffix", "negative_prompt", "lora", "caption", "licence",
+                       "text_cache", "format"))  # fmt: skip
 
 
 def prepare(argv: Sequence[str], program: Program) -> list[str]:

@@ -59,7 +59,9 @@ def estimate_model(
     precision: str,
     device: torch.device,
 ) -> Estimate:
-    """Of a model with the parts `denoiser`, `latents` and `image_encoder`: encoding one image, and what `steps` says.
+    """Of a model with the parts `denoiser`, `latents` and an `image_encoder` or `text_encoder`.
+
+    Counted are the encoding of one image, where images are encoded, or of two texts, and what `steps` says.
 
     Args:
         steps: of the denoiser and the latents, the bytes of each kind of step (`core.memory.peak_bytes`).
@@ -67,16 +69,20 @@ def estimate_model(
     process = process_bytes()
     # Kernels of other packages run on CUDA only, and take no more than torch's.
     denoiser = _part({**model["denoiser"], "attention": "torch"})
-    latents, image_encoder = _part(model["latents"]), _part(model["image_encoder"])
+    reads_images = "image_encoder" in model
+    latents, encoder = _part(model["latents"]), _part(model["image_encoder" if reads_images else "text_encoder"])
     latents.max_batch = batch_view_num
     with without_data(), autocast(CPU, precision):
         side = denoiser.image_size
-        activations = [
-            peak_bytes(lambda: image_encoder(torch.empty(1, 3, side, side))),
-            peak_bytes(lambda: latents.moments(torch.empty(1, 3, side, side))),
-            *steps(denoiser, latents),
-        ]
-    weights = sum(module_bytes(part) for part in (denoiser, latents, image_encoder))
+        if reads_images:
+            activations = [
+                peak_bytes(lambda: encoder(torch.empty(1, 3, side, side))),
+                peak_bytes(lambda: latents.moments(torch.empty(1, 3, side, side))),
+            ]
+        else:
+            activations = [peak_bytes(lambda: encoder.embed(torch.zeros(2, encoder.length, dtype=torch.long)))]
+        activations += steps(denoiser, latents)
+    weights = sum(module_bytes(part) for part in (denoiser, latents, encoder))
     return Estimate(process, weights, max(activations), batch_view_num, precision, device)
 
 

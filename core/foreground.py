@@ -79,13 +79,20 @@ def read_object(path: Path, mask: str) -> tuple[Float[Tensor, "4 h w"], str]:
 
 def with_white_as_alpha(rgb: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 4 h w"]:
     """Of views painted on white: white joined to the border becomes transparent. An all-white view stays empty."""
-    masks = []
+    return with_alpha(rgb, "white")[0]
+
+
+def with_alpha(rgb: Float[Tensor, "v 3 h w"], mode: str) -> tuple[Float[Tensor, "v 4 h w"], list[str]]:
+    """Views with the masks that `foreground_mask` finds, and its words for each; a view without one is empty."""
+    masks, labels = [], []
     for image in rgb:
         try:
-            masks.append(foreground_mask(image, "white")[0])
+            mask, label = foreground_mask(image, mode)
         except BadImage:
-            masks.append(torch.zeros_like(image[0]))
-    return torch.cat([rgb, torch.stack(masks)[:, None]], dim=1)
+            mask, label = torch.zeros_like(image[0]), f"mask={mode}: nothing found"
+        masks.append(mask)
+        labels.append(label)
+    return torch.cat([rgb, torch.stack(masks)[:, None]], dim=1), labels
 
 
 def mask_sha256(mask: str) -> str | None:

@@ -19,16 +19,29 @@ class MultiViewAttnProcessor:
         self.num_views = num_views
         self.backend = backend
 
-    def __call__(self, attn, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_) -> Tensor:
+    def __call__(
+        self,
+        attn,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        num_views: int | None = None,
+        **_,
+    ) -> Tensor:
+        """
+        Args:
+            num_views: of this call alone, as `cross_attention_kwargs` bring it: one model serves several counts, and
+                what is recomputed in a backward pass has the count of its own forward pass.
+        """
         joint = encoder_hidden_states is None
-        x = rearrange(hidden_states, "(b v) l c -> b (v l) c", v=self.num_views) if joint else hidden_states
+        num_views = self.num_views if num_views is None else num_views
+        x = rearrange(hidden_states, "(b v) l c -> b (v l) c", v=num_views) if joint else hidden_states
         context = x if joint else encoder_hidden_states
         q, k, v = (
             rearrange(project(source), "b l (h d) -> b h l d", h=attn.heads)
             for project, source in ((attn.to_q, x), (attn.to_k, context), (attn.to_v, context))
         )
         x = attn.to_out[0](rearrange(attention(q, k, v, backend=self.backend), "b h l d -> b l (h d)"))
-        return rearrange(x, "b (v l) c -> (b v) l c", v=self.num_views) if joint else x
+        return rearrange(x, "b (v l) c -> (b v) l c", v=num_views) if joint else x
 
 
 class SingleTokenAttnProcessor:
@@ -86,6 +99,18 @@ def use_self_attention(unet: nn.Module, backend: str) -> None:
     check_backend(backend)
     for name, module in unet.named_modules():
         if name.endswith("attn1"):
+            module.set_processor(MultiViewAttnProcessor(num_views=1, backend=backend))
+
+
+def use_joint_attention(unet: nn.Module, backend: str) -> None:
+    """Let the attentions of a diffusers UNet take `num_views` in `cross_attention_kwargs`: self-attention (`attn1`)
+    then joins the tokens of all views of a sample; cross-attention stays per view. Both use a backend of `attention`.
+
+    BadConfig for a backend that is unknown or not installed; then nothing has changed.
+    """
+    check_backend(backend)
+    for name, module in unet.named_modules():
+        if name.endswith(("attn1", "attn2")):
             module.set_processor(MultiViewAttnProcessor(num_views=1, backend=backend))
 
 

@@ -4,8 +4,6 @@ from pathlib import Path
 
 from core.errors import BadCheckpoint
 
-PREDICTION = "prediction"  # metadata key of our files
-
 
 def check_prediction(configured: str, trained: str | None, path: Path) -> None:
     """BadCheckpoint for weights whose output means another thing: they would load, and make wrong pictures.

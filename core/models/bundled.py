@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from core.errors import BadCheckpoint, MissingWeights
 from core.files import sha256_file
 from core.models.encoders import ImageEncoder
 from core.models.latents import Latents
+from core.models.text import TextEncoder
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 MODEL_FILE = "model.safetensors"
@@ -73,6 +74,19 @@ def image_encoder(folder: str) -> ImageEncoder:
         return ImageEncoder(CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True))
 
 
+def text_encoder(folder: str, *, length: int | None = None) -> TextEncoder:
+    """A frozen CLIP text tower (in the folder's `text_encoder/`) with its tokenizer (in `tokenizer/`).
+
+    Args:
+        length: tokens of a text with its marks; None takes as many as the tower has positions.
+    """
+    path = weights_folder(folder)
+    with _without_progress_bar():
+        tower = CLIPTextModelWithProjection.from_pretrained(path / "text_encoder", local_files_only=True)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path / "tokenizer", local_files_only=True)
+    return TextEncoder(clip=tower.text_model, tokenizer=tokenizer, length=length)
+
+
 def without_start(config: dict[str, Any], say: Callable[[str], Any]) -> dict[str, Any]:
     """The settings of a program that reads whole weights: `model.start`, where a training begins, is not read."""
     start = config["model"]["start"]
@@ -83,8 +97,9 @@ def without_start(config: dict[str, Any], say: Callable[[str], Any]) -> dict[str
 
 
 def frozen_files(model: Mapping[str, Any]) -> dict[str, Path]:
-    """The files of a system's frozen parts that are bundled (`model.latents`, `model.image_encoder`), by name."""
-    names = [model[part]["folder"] for part in ("latents", "image_encoder") if "folder" in model[part]]
+    """The files of a system's frozen parts that are bundled (`latents` and the encoders of the condition), by name."""
+    parts = [model.get(part, {}) for part in ("latents", "image_encoder", "text_encoder")]
+    names = [part["folder"] for part in parts if "folder" in part]
     found: dict[str, Path] = {}
     for name in names:
         folder = weights_folder(name)

@@ -1,6 +1,7 @@
 """An explicit walk through a stock diffusers UNet, with places where a multi-view model adds its own condition."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -38,6 +39,8 @@ def walk_unet(
     timesteps: Int[Tensor, "b"],
     context: Float[Tensor, "b l e"],
     *,
+    added_embedding: Float[Tensor, "b d"] | None = None,
+    attention_options: Mapping[str, Any] | None = None,
     after_middle: Callable[[Tensor], Tensor] = lambda x: x,
     after_up_layer: Callable[[Tensor, int], Tensor] = lambda x, layer: x,
     recompute: bool = False,
@@ -46,17 +49,29 @@ def walk_unet(
 
     Decoder layers are counted from 0 at the deepest; where a layer ends a level it includes the upsampler. With
     `recompute`, activations of each layer are recomputed in the backward pass instead of kept.
-    """
 
-    def run(layer: Callable, *inputs: Tensor) -> Tensor:
+    Args:
+        added_embedding: joins the embedding of the timestep, such as a camera's.
+        attention_options: what diffusers calls `cross_attention_kwargs`; the attention processors read them.
+    """
+    options = dict(attention_options) if attention_options else None
+
+    def run(layer: Callable, *inputs: Any) -> Tensor:
         return checkpoint(layer, *inputs, use_reentrant=False) if recompute else layer(*inputs)
 
     def attend(layer, x: Tensor) -> Tensor:
-        return run(lambda x, context: layer(x, encoder_hidden_states=context, return_dict=False)[0], x, context)
+        return run(
+            lambda x, context: layer(
+                x, encoder_hidden_states=context, return_dict=False, cross_attention_kwargs=options
+            )[0],
+            x,
+            context,
+        )
 
     # One timestep for all, as an expanded tensor, is embedded once: layers add the one row to every sample.
     distinct = timesteps[:1] if timesteps.stride(0) == 0 else timesteps
     embedding = unet.time_embedding(unet.time_proj(distinct).to(sample.dtype))
+    embedding = embedding if added_embedding is None else embedding + added_embedding
 
     x = unet.conv_in(sample)
     skips = [x]

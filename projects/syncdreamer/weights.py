@@ -5,10 +5,11 @@ from pathlib import Path
 from torch import nn
 
 from core.checkpoints.load import read_checkpoint
-from core.checkpoints.prediction import PREDICTION, check_prediction
+from core.checkpoints.prediction import check_prediction
 from core.checkpoints.rename import load_strict
 from core.checkpoints.tensorfiles import read_metadata
 from core.models.bundled import weights_file
+from core.training.denoising import PREDICTION
 from projects.syncdreamer.checkpoint import load_zero123, official_table
 
 MISSING = (  # what to do when no SyncDreamer is found

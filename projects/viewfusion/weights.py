@@ -5,11 +5,12 @@ from pathlib import Path
 from torch import nn
 
 from core.checkpoints.load import read_checkpoint
-from core.checkpoints.prediction import PREDICTION, check_prediction
+from core.checkpoints.prediction import check_prediction
 from core.checkpoints.rename import load_strict
 from core.checkpoints.tensorfiles import read_header, read_metadata
 from core.errors import BadCheckpoint, MissingWeights
 from core.models.bundled import weights_file
+from core.training.denoising import PREDICTION
 from projects.viewfusion import checkpoint
 
 MISSING = (  # what to do when no Zero-1-to-3 is found

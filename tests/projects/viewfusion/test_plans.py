@@ -148,7 +148,7 @@ def test_the_reconstruction_has_the_official_settings():
 def test_equal_poses_are_found_wherever_they_stand_and_only_those(poses, number, turns, away):
     listed = to_degrees(spherical([(0.7, 0.1 + k, 1.5 + k) for k in range(3)]))
     azimuth, elevation, radius = to_degrees(spherical(poses))[0]
-    again = [azimuth + 360 * round(turns) + (0.1 if away else 1e-7 * turns), elevation, radius]
+    again = [azimuth + 360 * round(turns) + (1.0 if away else 1e-7 * turns), elevation, radius]
     listed.insert(number, [azimuth, elevation, radius])
     if not away:
         with pytest.raises(BadCamera, match=f"poses {number} and 4 are the same"):

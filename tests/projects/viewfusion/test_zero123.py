@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from core.checkpoints.prediction import PREDICTION
 from core.config import instantiate
 from core.errors import BadCheckpoint, BadConfig, BadData, MissingWeights
 from core.settings import composed, settings
+from core.training.denoising import PREDICTION
 from core.training.ema import EMA
 from data_tools.toybox.free import write_free
 from data_tools.toybox.make import Recipe, make

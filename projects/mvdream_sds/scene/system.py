@@ -1,0 +1,158 @@
+"""Score distillation as the trainer runs it: a scene that learns, a frozen model that teaches, and no data.
+
+Cameras, noise, shading and backgrounds are drawn in the loss from the step's generator, and the rest of what a step
+needs follows from its number. So a run killed anywhere goes on bit for bit; what is occupied is part of a checkpoint.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from core.config import number
+from core.images import composite, contact_sheet
+from core.models.bundled import weights_file
+from core.training.module import Batch, TrainingModule
+from core.training.randomness import generator as seeded
+from core.types import Rays
+from projects.mvdream_sds.scene.cameras import OrbitCameras, RandomCameras
+from projects.mvdream_sds.scene.draws import Seeded
+from projects.mvdream_sds.scene.guidance import MultiViewGuidance
+from projects.mvdream_sds.scene.janus import front_back_similarity
+from projects.mvdream_sds.scene.losses import SceneLosses
+from projects.mvdream_sds.scene.prompts import Directions, Prompts
+from projects.mvdream_sds.scene.scene import Scene
+from projects.mvdream_sds.scene.text_cache import encode_cached
+from projects.mvdream_sds.scene.views import see
+from projects.mvdream_sds.system import MultiViewSystem
+from projects.mvdream_sds.weights import MISSING, load_weights
+
+LOGGED_WHEN_VALIDATING = ("loss", "loss_sds")
+
+
+class ScoreDistillation(TrainingModule):
+    """The scene, under `scene.`, with the frozen networks that teach it.
+
+    Args:
+        teacher: the multi-view model, whose text encoder and decoder are let go once the texts are encoded.
+        weights: its weights; None keeps what it was built with.
+        guidance: makes the guidance from a denoiser and latents.
+        rates: learning rates of the scene's parts, by name, in units of `lr`; of a part's parts likewise.
+        orbit: the views of previews and of the Janus probe.
+        directions: when views are called front, side, back or overhead (`Directions`); None says the prompt alone.
+        text_cache: folder for texts' features; None keeps none.
+        recompute: keep no activations of field and encoder for the backward pass: slower, the same gradients.
+    """
+
+    memory_hint = (
+        "set recompute=true, scene.cameras.batch_size or width and height lower, guidance.max_scenes=1, or "
+        "guidance.precision=bf16"
+    )
+
+    def __init__(
+        self,
+        *,
+        scene: Scene,
+        teacher: MultiViewSystem,
+        weights: str | None,
+        guidance: Callable[..., MultiViewGuidance],
+        cameras: RandomCameras,
+        losses: SceneLosses,
+        rates: dict[str, Any],
+        orbit: OrbitCameras,
+        prompt: str,
+        negative_prompt: str = "",
+        directions: dict[str, Any] | None = None,
+        text_cache: str | None = None,
+        recompute: bool = False,
+        **training: Any,
+    ) -> None:
+        super().__init__(**training)
+        if weights is not None:
+            load_weights(teacher, weights_file(weights, advice=MISSING))
+        cache = None if text_cache is None else Path(text_cache)
+        self.prompts = Prompts(
+            lambda texts: encode_cached(teacher.text_encoder, texts, cache),
+            prompt,
+            negative_prompt,
+            directions=None if directions is None else Directions(**directions),
+        )
+        self.scene = scene
+        self.denoiser, self.latents = teacher.denoiser, teacher.latents
+        self.latents.vae.decoder = self.latents.vae.post_quant_conv = None  # what is rendered is only encoded
+        self.guidance = guidance(denoiser=self.denoiser, latents=self.latents)
+        self.cameras, self.losses, self.orbit = cameras, losses, orbit.views().cameras
+        self.rates = _flat(rates)
+        if recompute:
+            scene.renderer.recompute = True
+            self.latents.vae.enable_gradient_checkpointing()
+
+    def train(self, mode: bool = True) -> "ScoreDistillation":
+        """What teaches stays in evaluation mode."""
+        super().train(mode)
+        for network in (self.denoiser, self.latents):
+            network.eval()
+        return self
+
+    def frozen(self) -> Iterable[tuple[str, Tensor]]:
+        """All of the teacher, buffers too."""
+        return ((name, value) for name, value in self.state_dict().items() if not name.startswith("scene."))
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        return self.scene.parameter_groups({part: lr * rate for part, rate in self.rates.items()})
+
+    def export(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The scene."""
+        return {name: value for name, value in state.items() if name.startswith("scene.")}
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """One step of score distillation. In validation, whose draws are always the same, also the probes."""
+        draws = Seeded(generator)
+        if self.training:
+            # Alike on all ranks, whose scenes are alike: so are the cells that they take for empty.
+            self.scene.update_step(self.step, seeded(self.seed, self.step, stream="occupancy"))
+        views = self.cameras.draw(self.step, draws)
+        rays = Rays(views.rays.origins.to(self.device), views.rays.directions.to(self.device))
+        rendered = self.scene(rays, views.light_positions, step=self.step, draws=draws)
+        azimuth, elevation = (
+            rearrange(angles, "(s v) -> s v", v=self.cameras.num_views)
+            for angles in (views.azimuth_deg, views.elevation_deg)
+        )
+        guidance = self.guidance(
+            rendered.rgb, self.prompts(azimuth, elevation), views.cameras.poses, step=self.step, generator=generator
+        )
+        guidance["latent_grad_norm"] = guidance.pop("grad_norm")  # the trainer logs the parameters' by that name
+        terms = self.losses(guidance, rendered, step=self.step)
+        shown = {"opacity": rendered.opacity.detach().mean(), "samples_per_ray": torch.tensor(rendered.samples_per_ray)}
+        if self.training:
+            return {**terms, **shown}
+        return {name: terms[name] for name in LOGGED_WHEN_VALIDATING} | self._probes()
+
+    def _probes(self) -> dict[str, Tensor]:
+        """Of evenly spaced views: how alike front and back are, and how much of a view is object."""
+        rgba = see(self.scene, self.orbit, step=self.step).rgba
+        return {"janus": torch.tensor(front_back_similarity(rgba)), "opacity": rgba[:, 3].mean()}
+
+    @torch.no_grad()
+    def preview(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "3 h w"]:
+        """The views around, in rows: over white, normals, opacity."""
+        seen = see(self.scene, self.orbit, step=self.step, normals=True)
+        assert seen.normal is not None
+        rows = [composite(seen.rgba), seen.normal, seen.opacity.expand(-1, 3, -1, -1)]
+        return contact_sheet(torch.cat(rows), len(seen.rgba))
+
+
+def _flat(rates: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Rates by path."""
+    flat: dict[str, float] = {}
+    for name, rate in rates.items():
+        if isinstance(rate, dict):
+            flat |= _flat(rate, f"{prefix}{name}.")
+        else:
+            number(f"rates.{prefix}{name}", rate, 0)
+            flat[f"{prefix}{name}"] = float(rate)
+    return flat
