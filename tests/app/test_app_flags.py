@@ -111,6 +111,7 @@ def test_a_cluster_that_is_not_there_is_said_to_be_missing(toy, monkeypatch):
     assert code == 2 and "sbatch is not on PATH" in stderr and "hydra/launcher=local" in stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_through_the_launch_path_of_a_cluster(conf):
     code, _, stderr, _ = in_a_process("-m", "seed=1,2", "hydra/launcher=submitit_local", "out=runs")
     assert code == 0, stderr

@@ -41,6 +41,7 @@ def meshes(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_meshes_becomes_view_sets_and_is_done_only_once(meshes, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = [f"input={meshes}", f"out={out}", *TINY, "rig=zero123plus", "depth=true", "normals=true"]

@@ -63,6 +63,7 @@ def test_true_renderings_score_higher_than_disturbed_ones(views, true, how):
     assert true.score > 0.9 and true.score > false.score + 0.01, (true, false)
 
 
+@pytest.mark.slow
 def test_a_small_disturbance_costs_less_than_a_large_one(views):
     g = torch.Generator().manual_seed(0)
     tints = torch.rand(16, 3, 1, 1, generator=g) - 0.5
@@ -77,6 +78,7 @@ def test_the_score_hardly_depends_on_the_image_size(true):
     assert consistency(toy(128)).score == pytest.approx(true.score, abs=0.02)
 
 
+@pytest.mark.slow
 def test_views_of_nothing_score_zero_and_the_result_repeats(views, true):
     assert consistency(replace(views, images=views.images * 0)).score == 0
     assert consistency(views) == true

@@ -183,6 +183,7 @@ def test_a_mean_over_fewer_objects_is_not_the_best(folders):
     assert "**" not in (folders / "out" / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_method_sampled_several_times_scores_the_mean_of_its_samples_object_by_object(folders):
     for number in range(3):
         for sample, shift in enumerate((2, 4)):

@@ -165,6 +165,7 @@ def test_settings_that_the_chosen_answers_do_not_read_are_refused(changed, named
         baselines.check({"task": "views", "input_view": 0, "place": "{object}"} | changed)
 
 
+@pytest.mark.slow
 def test_the_protocol_scores_true_views_at_their_ceiling_and_reads_no_view_between(toybox, tmp_path):
     for uid in open_pack(toybox, "test").uids:
         views = read_views(toybox / "test" / uid / "target")

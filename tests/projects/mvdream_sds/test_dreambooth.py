@@ -67,6 +67,7 @@ def test_the_subject_is_learnt_and_its_class_is_kept(before, folders):
     assert last["loss_class"] < 1.02 * first["loss_class"]
 
 
+@pytest.mark.slow
 def test_the_weights_stay_the_nearer_the_more_that_counts(before, folders):
     items, distances = SubjectImages(**folders), []
     for weight in (0.001, 1e3):
@@ -100,6 +101,7 @@ def test_settings_without_sense_are_refused(before, options, says):
         tiny.system(DreamBoothSystem, **({"start": before} | options))
 
 
+@pytest.mark.slow
 def test_a_loss_of_the_class_needs_its_pictures_and_pictures_need_their_loss(before, folders):
     with pytest.raises(BadConfig, match=r"prior_weight=1.0 needs pictures of the class: set data.train.class_root"):
         tiny.system(DreamBoothSystem, start=before).loss(batch_of(SubjectImages(**folders)), torch.Generator())

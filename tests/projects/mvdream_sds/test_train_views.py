@@ -109,6 +109,7 @@ def test_two_processes_read_the_same_kind_in_each_step(toybox, tmp_path):
     assert len(found) == 4 and all(bool(two) != bool(three) for _, _, two, three in found)
 
 
+@pytest.mark.slow
 def test_a_misspelt_key_is_answered_without_loading_torch():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = train("data.train.p_3d=0.5", check=False)

@@ -128,6 +128,7 @@ def test_a_dropped_caption_is_the_empty_one_and_the_timestep_is_one_for_all_view
     assert t.shape == (200,) and noise.shape == x_0.shape and not drop_camera.any()
 
 
+@pytest.mark.slow
 def test_a_dropped_camera_is_no_camera_for_its_object_alone(monkeypatch):
     made, batch = tiny.system(camera_drop=0.5), tiny.objects(6)
     x_0, t, noise, context, camera, drop = given_to_noise_loss(made, batch, monkeypatch)
@@ -226,6 +227,7 @@ def published(made):
     return checkpoint.official_table(made, "openai").write(state)
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_stable_diffusion_that_knows_no_cameras(tmp_path):
     trained = tiny.system()
     for parameter in trained.denoiser.parameters():

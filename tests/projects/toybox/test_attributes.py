@@ -123,6 +123,7 @@ def test_measures_are_per_view_by_majority_and_pooled():
     assert found["pooled_color_f1"] == found["pooled_recall"] == found["pooled_precision"] == 1
 
 
+@pytest.mark.slow
 def test_the_judge_trains_and_is_published_with_a_card(toybox, tmp_path):
     quick = ["trainer.max_steps=2", "trainer.val_batches=1", "logger.tensorboard=false", "data.batch_size=2"]
     main(["+experiment=toybox/attributes", f"out={tmp_path}", f"data.root={toybox}", *quick])

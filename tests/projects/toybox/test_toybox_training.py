@@ -26,6 +26,7 @@ def toybox(tmp_path_factory) -> str:
     return str(root)
 
 
+@pytest.mark.slow
 def test_the_vae_trains_and_is_published_with_a_card(toybox, tmp_path):
     main(["+experiment=toybox/vae", f"out={tmp_path}", f"data.root={toybox}", *QUICK])
     card = json.loads((tmp_path / "published" / "card.json").read_text())
@@ -89,6 +90,7 @@ def test_the_logged_psnr_is_the_metric_and_a_step_that_diverged_is_left_to_the_l
     assert torch.isnan(logged()["loss"])
 
 
+@pytest.mark.slow
 def test_the_towers_train_and_are_published_with_their_tokenizer(toybox, tmp_path):
     main(["+experiment=toybox/clip", f"out={tmp_path}", f"data.root={toybox}", *QUICK])
     folder = tmp_path / "published"

@@ -88,6 +88,7 @@ def test_a_rigs_name_gives_its_poses(made):
     assert not torch.allclose(views.cameras.intrinsics, expected.intrinsics)  # the lens is the model's
 
 
+@pytest.mark.slow
 def test_poses_of_a_transforms_json_need_no_images(made, tmp_path):
     cameras = rig("ouroboros", size=8)
     frames = [{"transform_matrix": pose.tolist()} for pose in to_opengl(cameras.poses)]

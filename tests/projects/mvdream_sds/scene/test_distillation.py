@@ -87,6 +87,7 @@ def test_the_log_has_the_janus_probe_the_schedules_and_the_cost(whole):
     assert -1 <= float(last["val/janus"]) <= 1
 
 
+@pytest.mark.slow
 def test_recomputing_gives_the_same_gradients(tmp_path):
     gradients = []
     for recompute in (False, True):

@@ -72,6 +72,7 @@ def source(box, tmp_path, monkeypatch):
     return loaded
 
 
+@pytest.mark.slow
 def test_a_known_field_becomes_the_mesh_that_one_sees_in_its_colours(source, tmp_path):
     record = exporting.export(
         program(
