@@ -127,7 +127,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted_and_too_many_end_the_
     with pytest.raises(BadRequest, match=r"not finite in 2 steps in a row.*state dumped"):
         run(config(tmp_path / "run", trainer__max_bad_steps=1))
     events = [json.loads(line) for line in (tmp_path / "run/bad_steps.jsonl").read_text().splitlines()]
-    assert [event["step"] for event in events] == [4, 5, 4, 5], "from step 2 again, once"
+    assert [event["step"] for event in events] == [4, 5, 5, 6], "from the checkpoint of step 4 again, once"
     assert list((tmp_path / "run/dump").glob("step_*"))
 
 
