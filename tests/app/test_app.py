@@ -79,6 +79,7 @@ def test_a_refused_start_leaves_the_earlier_record_and_its_own_beside_it(toy):
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_start_that_made_nothing_leaves_the_earlier_record_as_it_was(toy):
     def finished(cfg: DictConfig) -> None:
         """A program that finds its work done."""

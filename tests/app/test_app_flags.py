@@ -95,6 +95,7 @@ def test_a_sweep_gives_each_job_its_own_folder(toy):
     ]
 
 
+@pytest.mark.slow
 def test_a_sweep_overlay_expands_into_jobs(toy):
     assert toy("+sweep=seeds", "out=runs")[0] == 0
     assert [cfg.seed for cfg in toy.seen] == [1, 2, 3]

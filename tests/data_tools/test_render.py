@@ -66,6 +66,7 @@ def test_a_folder_of_meshes_becomes_view_sets_and_is_done_only_once(meshes, tmp_
     assert contents(out) == before and not list(out.glob(".tmp-*"))
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_files_as_one(meshes, tmp_path):
     for name, workers in (("one", 1), ("two", 2)):
         main(

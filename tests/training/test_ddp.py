@@ -51,6 +51,7 @@ def test_two_processes_learn_what_one_with_twice_the_batch_learns(tmp_path: Path
         assert_close(others[name], weights[name], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_refuse_idle_parameters_unless_told_to_look_for_them(
     tmp_path: Path, forked: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +62,7 @@ def test_two_processes_refuse_idle_parameters_unless_told_to_look_for_them(
     assert (tmp_path / "told/weights/model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_signal_stops_both_processes_with_a_checkpoint_and_they_continue_bit_for_bit(
     tmp_path: Path, forked: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def test_a_signal_saves_at_the_steps_end_and_the_run_continues_bit_for_bit(
     assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_process_group_lets_the_workers_finish_the_step(
     tmp_path: Path, whole: Path, in_child: InChild, monkeypatch: pytest.MonkeyPatch
 ) -> None:

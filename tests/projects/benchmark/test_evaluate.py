@@ -172,6 +172,7 @@ def test_a_table_says_which_objects_and_files_it_was_measured_against(folders):
     assert len({first["sha256"], fewer["sha256"], truth("gt3")["sha256"]}) == 3
 
 
+@pytest.mark.slow
 def test_a_mean_over_fewer_objects_is_not_the_best(folders):
     for number in range(2):
         a_view_set(folders / "worse" / f"test-{number:05d}", true_images(number).roll(2, dims=-1))
@@ -220,6 +221,7 @@ def test_wrong_samples_and_references_are_refused(folders):
         run(folders, f"pred={folders / 'same'}", "reference=other")
 
 
+@pytest.mark.slow
 def test_scores_of_another_protocol_are_not_lost_and_old_pictures_do_not_stay(folders):
     given = [f"pred={folders / 'same'}", "protocol.num_objects=3"]
     run(folders, *given)
@@ -308,6 +310,7 @@ def mesh_of(shape: trimesh.Trimesh) -> Mesh:
     return Mesh(torch.tensor(shape.vertices).float(), torch.tensor(shape.faces))
 
 
+@pytest.mark.slow
 def test_a_shapes_distance_grows_with_its_shift_and_an_empty_prediction_fails(folders, tmp_path):
     ball = mesh_of(trimesh.creation.icosphere(subdivisions=2, radius=0.5))
     names = ("test-00000", "test-00003", "test-00004")

@@ -88,6 +88,7 @@ def test_a_mask_that_is_none_is_refused_before_any_work(ball, tmp_path, capsys):
     assert stop.value.code == 2 and "mask=whyte" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_replace_a_result_unless_asked(ball, tmp_path, capsys):
     out = tmp_path / "out"
     main([f"views={ball}", f"out={out}", *TINY])

@@ -86,6 +86,7 @@ def test_a_program_killed_before_its_line_was_written_finds_its_results_done(aga
     assert record["status"] == "skipped" and Path(record["folder"]) == again / "out" / "a"
 
 
+@pytest.mark.slow
 def test_results_that_lost_a_file_are_not_taken_for_done(again, capsys):
     (again / "out" / "a" / "best" / "transforms.json").unlink()
     code, err = run_again(capsys, again)

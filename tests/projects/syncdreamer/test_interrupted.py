@@ -36,6 +36,7 @@ def interrupted(capsys, program, *arguments):
     assert stop.value.code == 130 and "interrupted" in said and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_prediction_keeps_its_whole_objects_and_goes_on_with_the_others(tmp_path, capsys, monkeypatch):
     untrained.use(monkeypatch)
     untrained.toybox(tmp_path / "toybox", 2)

@@ -27,6 +27,7 @@ def views(request, tmp_path_factory):
         yield make
 
 
+@pytest.mark.slow
 def test_the_spacing_of_the_steps_reaches_the_sampler(views):
     leading, trailing = (views(f"timestep_spacing={spacing}", "precision=32") for spacing in SPACINGS)
     assert (leading - trailing).abs().mean() > 0.01
