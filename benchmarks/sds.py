@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.parts import part
 from core.compose import composed
-from core.config import instantiate, plain
+from core.config import plain
 from core.program import Program
 from core.training.randomness import generator
 from core.training.run import build
@@ -33,11 +34,6 @@ HERE = "projects.mvdream_sds.scene"
 PARTS = ("cameras", "occupancy", "render", "encode", "denoise", "backward", "optimiser")
 
 
-def part(name: str) -> Callable[..., Any]:
-    """A function or class of the project's, by name."""
-    return instantiate({"_target_": f"{HERE}.{name}", "_partial_": True})
-
-
 def make(size: str, precision: str) -> Any:
     """The module of a run, with a teacher of initial weights, and features of no text in particular."""
     program = Program("mvdream_sds", None, "")
@@ -45,7 +41,7 @@ def make(size: str, precision: str) -> Any:
     given: dict[str, Any] = {key: plain(cfg[key]) for key in program.keys if key in cfg}
     given["model"]["text_encoder"] = {"_target_": "benchmarks.sds.AnyText", "width": _width(given), "length": 77}
     given["guidance"]["precision"] = precision
-    return build(part("run_settings.distillation")({**given, "weights": None}))
+    return build(part(f"{HERE}.run_settings.distillation")({**given, "weights": None}))
 
 
 def _width(given: dict[str, Any]) -> int:
@@ -94,9 +90,11 @@ def take_step(module: Any, optimizer: torch.optim.Optimizer, step: int, clock: C
     draw = generator(0, step, device=module.device)
     optimizer.zero_grad(set_to_none=True)
     clock("occupancy", lambda: scene.update_step(step, generator(0, step, stream="occupancy")))
-    views = clock("cameras", lambda: module.cameras.draw(step, part("draws.Seeded")(draw)))
+    views = clock("cameras", lambda: module.cameras.draw(step, part(f"{HERE}.draws.Seeded")(draw)))
     rays = Rays(views.rays.origins.to(module.device), views.rays.directions.to(module.device))
-    rendered = clock("render", lambda: scene(rays, views.light_positions, step=step, draws=part("draws.Seeded")(draw)))
+    rendered = clock(
+        "render", lambda: scene(rays, views.light_positions, step=step, draws=part(f"{HERE}.draws.Seeded")(draw))
+    )
     latents = clock("encode", lambda: guidance.encode(rendered.rgb, draw))
     angles = (a.reshape(-1, module.cameras.num_views) for a in (views.azimuth_deg, views.elevation_deg))
     t = torch.tensor(guidance.timesteps(step)[1], device=module.device)
@@ -121,7 +119,7 @@ def report(module: Any, stage: int, rounds: int) -> None:
         facts = take_step(module, optimizer, first + (0 if number == 0 else number * every + 1), clock)
         clocks.append(clock)
     counted, timed = clocks[0], clocks[1:]  # the first also warms up, and looks at what is occupied
-    seconds = {part: statistics.median(clock.seconds[part] for clock in timed) for part in PARTS}
+    seconds = {name: statistics.median(clock.seconds[name] for clock in timed) for name in PARTS}
     seconds["occupancy"] = counted.seconds["occupancy"] / every  # once in so many steps
     total, flops = sum(seconds.values()), sum(counted.flops.values())
     what = "CPU-s" if device.type == "cpu" else "s"
@@ -129,10 +127,10 @@ def report(module: Any, stage: int, rounds: int) -> None:
         f"{facts['side']} pixels, {facts['views']} views: {total:.4f} {what} a step, {flops / 1e9:.1f} GFLOP, ", end=""
     )
     print(f"{facts['samples_per_ray']:.1f} samples a ray, {_memory(device)}")
-    for part in PARTS:
-        share = counted.flops[part] / max(flops, 1)
-        of_time = seconds[part] / total
-        print(f"  {part:10} {seconds[part]:8.4f} {what:5} {of_time:6.1%} of the time {share:6.1%} of the FLOPs")
+    for name in PARTS:
+        share = counted.flops[name] / max(flops, 1)
+        of_time = seconds[name] / total
+        print(f"  {name:10} {seconds[name]:8.4f} {what:5} {of_time:6.1%} of the time {share:6.1%} of the FLOPs")
     if device.type == "cuda":
         seed = SEED_STEPS[stage]
         print(f"  {1 / total:.2f} step/s; the seed's {seed} step/s: {1 / total / seed:.1f} times")
@@ -140,10 +138,10 @@ def report(module: Any, stage: int, rounds: int) -> None:
 
 def report_frames(module: Any, side: int, count: int) -> None:
     """Prints what frames of an orbit cost."""
-    cameras = part("cameras.OrbitCameras")(num_views=count, width=side, height=side).views().cameras
+    cameras = part(f"{HERE}.cameras.OrbitCameras")(num_views=count, width=side, height=side).views().cameras
     clock = Clock(module.device, count=False)
-    part("views.see")(module.scene, cameras[:1])
-    clock("frames", lambda: part("views.see")(module.scene, cameras))
+    part(f"{HERE}.views.see")(module.scene, cameras[:1])
+    clock("frames", lambda: part(f"{HERE}.views.see")(module.scene, cameras))
     seconds = clock.seconds["frames"] / count
     if module.device.type == "cuda":
         print(f"rendering at {side} pixels: {1 / seconds:.2f} frame/s; the seed's {SEED_FRAMES}")

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.parts import part
 from core.attention.multiview import use_self_attention
 from core.compose import composed
 from core.config import instantiate
@@ -29,11 +30,6 @@ from core.settings import settings
 
 HERE = "projects.viewfusion"
 WAYS = ("plain", "fast", "without_constant_attention", "without_batches")
-
-
-def part(name: str) -> Callable[..., Any]:
-    """A function or class of the project's, by name."""
-    return instantiate({"_target_": f"{HERE}.{name}", "_partial_": True})
 
 
 def build(size: str) -> Any:
@@ -68,17 +64,17 @@ class Circle:
         self.system, self.noise = system, noise
         self.pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
         start = torch.tensor([[1.0, 0.0, 1.5]], dtype=torch.float64)
-        self.plan = part("fusion.circle_plan")(start, views)
+        self.plan = part(f"{HERE}.fusion.circle_plan")(start, views)
         self.networks = {name: getattr(system, name) for name in ("denoiser", "latents", "image_encoder")}
         self.fusion = self.sampler(steps, rows_per_batch=32)
         self.one_by_one = self.sampler(steps, rows_per_batch=1)
 
     def sampler(self, steps: int, rows_per_batch: int) -> Any:
         given = {"num_steps": steps, "spacing": "trailing", "drop_last": False, "rows_per_batch": rows_per_batch}
-        return part("autoregression.ViewFusion")(**self.networks, noise=self.noise, **given)
+        return part(f"{HERE}.autoregression.ViewFusion")(**self.networks, noise=self.noise, **given)
 
     def draws(self) -> Any:
-        return part("autoregression.Draws")(torch.Generator().manual_seed(2))
+        return part(f"{HERE}.autoregression.Draws")(torch.Generator().manual_seed(2))
 
     def fast(self) -> Tensor:
         return self.fusion.views(self.pixels, self.plan, self.draws())
@@ -94,7 +90,7 @@ class Circle:
         with self.plain_cross_attention():
             use_self_attention(self.system.denoiser.unet, "eager")  # scores written out, as officially
             options = {"schedule": self.fusion.schedule, "noise": self.noise}
-            return part("reference.plain_views")(
+            return part(f"{HERE}.reference.plain_views")(
                 **self.networks, inputs=self.pixels, steps=self.plan, normal=self.draws().normal, **options
             )
 
@@ -103,7 +99,7 @@ class Circle:
         """Within it, cross-attention has queries and keys; afterwards all attention is as it was."""
         unet = self.system.denoiser.unet
         processors = unet.attn_processors
-        part("reference.use_plain_cross_attention")(unet)
+        part(f"{HERE}.reference.use_plain_cross_attention")(unet)
         try:
             yield
         finally:

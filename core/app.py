@@ -158,7 +158,7 @@ def run_folder() -> Path:
 
 def _start(program: Program, main: Callable[[DictConfig], Any], argv: Sequence[str]) -> None:
     # Before torch is loaded: its idle threads then sleep instead of spinning. Alone that costs nothing, and beside
-    # another busy program sampling took an eighth of the time (benchmarks/README.md).
+    # another busy program sampling took a seventh of the CPU time (benchmarks/README.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print, and we format it
     if "--version" in argv:

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
+from core.config import number
+from core.errors import BadConfig
 from core.training.module import TrainingModule
 
 PREDICTION = "prediction"  # names, in a file's metadata, what the network was trained to predict
@@ -19,3 +21,43 @@ class DenoiserModule(TrainingModule):
 
     def export_metadata(self) -> dict[str, str]:
         return {PREDICTION: self.denoiser.prediction}
+
+
+class NoisyFirstModule(DenoiserModule):
+    """Draws other timesteps in the beginning of a run.
+
+    From scratch, what the condition says is learnt first where there is nothing else to go by: in much noise.
+
+    Args:
+        timestep_power: draws t as T u^(1 / power), u uniform in [0, 1): more than 1 draws more of much noise.
+        early_timestep_power: the same in the beginning of the run; None: as ever.
+        early_until: fraction of the run that is its beginning.
+    """
+
+    def __init__(
+        self,
+        *,
+        timestep_power: float = 1.0,
+        early_timestep_power: float | None = None,
+        early_until: float = 0.0,
+        **training,
+    ) -> None:
+        super().__init__(**training)
+        number("timestep_power", timestep_power, 0.1, 100)
+        number("early_until", early_until, 0, 1)
+        if early_timestep_power is not None:
+            number("early_timestep_power", early_timestep_power, 0.1, 100)
+        if (early_timestep_power is None) != (early_until == 0):
+            raise BadConfig(
+                f"early_timestep_power={early_timestep_power}, early_until={early_until}: give both, or neither "
+                "(null and 0)"
+            )
+        self.timestep_power = timestep_power
+        self.early_timestep_power, self.early_until = early_timestep_power, early_until
+
+    @property
+    def power_now(self) -> float:
+        """How timesteps are drawn at this point of the run."""
+        if self.early_timestep_power is not None and self.progress < self.early_until:
+            return self.early_timestep_power
+        return self.timestep_power

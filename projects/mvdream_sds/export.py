@@ -45,7 +45,7 @@ def _check_threshold(threshold: Any) -> None:
         raise BadConfig(f"threshold={threshold}: expected seen, auto or a number above 0") from error
 
 
-@app(config_name="mvdream_sds_export", check=check)
+@app(config_name="mvdream_sds_export", reads=("scene",), check=check)
 def main(cfg: DictConfig) -> None:
     from projects.mvdream_sds.scene.exporting import export
 

@@ -25,7 +25,7 @@ def check(cfg: dict[str, Any]) -> None:
         one_of("panels", panel, PANELS)
 
 
-@app(config_name="mvdream_sds_render", check=check)
+@app(config_name="mvdream_sds_render", reads=("scene",), check=check)
 def main(cfg: DictConfig) -> None:
     from projects.mvdream_sds.scene.filming import render
 

@@ -13,11 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.config import number, whole
-from core.errors import BadConfig
 from core.images import check_image_size, contact_sheet
 from core.models.latents import Latents
 from core.models.text import TextEncoder
-from core.training.denoising import DenoiserModule
+from core.training.denoising import NoisyFirstModule
 from projects.mvdream_sds.data import captions_of
 from projects.mvdream_sds.lora import LoraSettings, add_lora, export_lora
 from projects.mvdream_sds.model import MultiViewDenoiser
@@ -25,17 +24,13 @@ from projects.mvdream_sds.sampler import sample, uniform_steps
 from projects.mvdream_sds.start import load_start
 
 
-class MultiViewSystem(DenoiserModule):
+class MultiViewSystem(NoisyFirstModule):
     """The denoiser with the frozen networks around it.
 
     Args:
         caption_drop: probability that a caption is replaced by the empty one, for classifier-free guidance.
         camera_drop: probability that an object's views are learnt without their cameras.
         camera_lr_scale: learning rate of the cameras' embedding, in units of `lr`: it alone may be new.
-        timestep_power: draws t as T u^(1 / power), u uniform in [0, 1): more than 1 draws more of much noise.
-        early_timestep_power: the same in the beginning of the run; None: as ever. From scratch, what text and cameras
-            say is learnt first where there is nothing else to go by.
-        early_until: fraction of the run that is its beginning.
         start: weights to train on (`start.load_start`): a Stable Diffusion, or an MVDream, published or ours.
         lora: learn adapters of the attentions and leave all else as it is.
         preview_steps: sampling steps of a validation picture.
@@ -53,9 +48,6 @@ class MultiViewSystem(DenoiserModule):
         caption_drop: float = 0.1,
         camera_drop: float = 0.0,
         camera_lr_scale: float = 1.0,
-        timestep_power: float = 1.0,
-        early_timestep_power: float | None = None,
-        early_until: float = 0.0,
         start: str | None = None,
         lora: dict[str, Any] | None = None,
         preview_steps: int = 50,
@@ -66,17 +58,8 @@ class MultiViewSystem(DenoiserModule):
         for key, value in {
             "caption_drop": caption_drop,
             "camera_drop": camera_drop,
-            "early_until": early_until,
         }.items():
             number(key, value, 0, 1)
-        number("timestep_power", timestep_power, 0.1, 100)
-        if early_timestep_power is not None:
-            number("early_timestep_power", early_timestep_power, 0.1, 100)
-        if (early_timestep_power is None) != (early_until == 0):
-            raise BadConfig(
-                f"early_until={early_until}, early_timestep_power={early_timestep_power}: give both, or neither "
-                "(0 and null)"
-            )
         number("camera_lr_scale", camera_lr_scale, 0)
         number("preview_scale", preview_scale, 0)
         whole("preview_steps", preview_steps, most=denoiser.schedule.num_timesteps)
@@ -85,11 +68,6 @@ class MultiViewSystem(DenoiserModule):
         self.text_encoder = text_encoder.requires_grad_(False)
         self.caption_drop, self.camera_drop = caption_drop, camera_drop
         self.camera_lr_scale = camera_lr_scale
-        self.timestep_power, self.early_timestep_power, self.early_until = (
-            timestep_power,
-            early_timestep_power,
-            early_until,
-        )
         self.preview_steps, self.preview_scale = preview_steps, preview_scale
         self._null: Tensor | None = None
         if start is not None:
@@ -97,13 +75,6 @@ class MultiViewSystem(DenoiserModule):
         self.lora = None if lora is None else LoraSettings.of(lora)
         if self.lora is not None:
             add_lora(denoiser, self.lora)
-
-    @property
-    def power_now(self) -> float:
-        """How timesteps are drawn at this point of the run."""
-        if self.early_timestep_power is not None and self.progress < self.early_until:
-            return self.early_timestep_power
-        return self.timestep_power
 
     def parameter_groups(self, lr: float) -> list[dict]:
         """The UNet (or its adapters) at `lr`, the cameras' embedding at `camera_lr_scale` times that."""

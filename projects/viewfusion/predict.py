@@ -22,6 +22,10 @@ def check(cfg: dict[str, Any]) -> None:
     one_of("alpha", cfg["alpha"], ALPHAS)
     if cfg["given"] is not None and cfg["targets"] != "views":
         raise BadConfig(f"given={cfg['given']} is of targets=views; leave it away with targets={cfg['targets']}")
+    if cfg["given"] is not None and cfg["num_inputs"] != 1:
+        raise BadConfig(
+            f"num_inputs={cfg['num_inputs']}: given={cfg['given']} says which views are given; leave one away"
+        )
     check_sampling(cfg)
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from core.batch import Record, run_batch
 from core.cameras.rigs import BLENDER_FOCAL
 from core.config import whole
 from core.data.free_views import FreeViews
@@ -67,7 +68,7 @@ def predict(cfg: DictConfig) -> None:
     """The program behind `python -m projects.viewfusion.predict`: writes `out/<object>` for every object.
 
     Started again, objects that are there with the same settings, weights and data are kept. BadOutput where others
-    are, unless `cfg.overwrite` is set: then they are replaced.
+    are, unless `cfg.overwrite` is set: then they are replaced. It goes on past a bad object, and fails at the end.
     """
     given: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     config = without_start(given, say)
@@ -83,15 +84,19 @@ def predict(cfg: DictConfig) -> None:
     missing = predictions.missing(names[:num_objects])
     with progress_bar() as bar, autocast(device, settings.precision):
         running = bar.add_task("sampling", total=len(missing))
-        for number in missing:
+
+        def work(number: int) -> Record:
             began = time.process_time()
+            bar.advance(running)
             task = task_of(number)
             check_image_size(task.pixels.shape[-1], fusion.denoiser.image_size)
             rgb = views_of(fusion, settings, task)
             cameras = to_cameras(task.targets, fusion.denoiser.image_size)
             views = ViewSet(with_white_as_alpha(rgb), cameras, task.name)
             predictions.write(views, time.process_time() - began)
-            bar.advance(running)
+            return {"folder": str(Path(cfg.out) / task.name)}
+
+        run_batch(missing, work, out=Path(cfg.out), name=names.__getitem__, report=say)
     kept = f"; {num_objects - len(missing)} were there" if len(missing) < num_objects else ""
     console.print(f"{cfg.out}: {len(missing)} objects made{kept}", markup=False)
 

@@ -12,11 +12,10 @@ from torch import Tensor
 from core.attention.multiview import idle_parameters
 from core.config import number, whole
 from core.diffusion.schedules import NoiseSchedule
-from core.errors import BadConfig
 from core.images import check_image_size, contact_sheet
 from core.models.encoders import ImageEncoder
 from core.models.latents import Latents
-from core.training.denoising import DenoiserModule
+from core.training.denoising import NoisyFirstModule
 from projects.viewfusion.model import Zero123
 from projects.viewfusion.sampler import References, ddim_schedule, sample
 from projects.viewfusion.weights import load_start
@@ -24,15 +23,11 @@ from projects.viewfusion.weights import load_start
 DROP_EACH = 0.05  # probability of dropping the image's embedding, its latents, or both
 
 
-class Zero123System(DenoiserModule):
+class Zero123System(NoisyFirstModule):
     """The denoiser with the frozen networks around it.
 
     Args:
         projection_lr_scale: learning rate of what joins image and pose, in units of `lr`.
-        timestep_power: draws t as T u^(1 / power), u uniform in [0, 1): more than 1 draws more of much noise.
-        early_timestep_power: the same in the beginning of the run; None: as ever. From scratch, what the input says
-            is learnt first where there is nothing else to go by.
-        early_until: fraction of the run that is its beginning.
         start: weights to train on: `sd-image-conditioned-v2.ckpt` as the paper does, or a Zero-1-to-3's.
         preview_steps: sampling steps of a validation picture.
         preview_scale: its guidance scale.
@@ -45,9 +40,6 @@ class Zero123System(DenoiserModule):
         latents: Latents,
         image_encoder: ImageEncoder,
         projection_lr_scale: float = 10.0,
-        timestep_power: float = 1.0,
-        early_timestep_power: float | None = None,
-        early_until: float = 0.0,
         start: str | None = None,
         preview_steps: int = 50,
         preview_scale: float = 3.0,
@@ -55,36 +47,18 @@ class Zero123System(DenoiserModule):
     ) -> None:
         super().__init__(**training)
         number("projection_lr_scale", projection_lr_scale, 0)
-        number("timestep_power", timestep_power, 0.1, 100)
-        number("early_until", early_until, 0, 1)
-        if early_timestep_power is not None:
-            number("early_timestep_power", early_timestep_power, 0.1, 100)
-        if (early_timestep_power is None) != (early_until == 0):
-            raise BadConfig(
-                f"early_timestep_power={early_timestep_power}, early_until={early_until}: give both, or neither "
-                "(null and 0)"
-            )
         number("preview_scale", preview_scale, 0)
         whole("preview_steps", preview_steps, most=denoiser.schedule.num_timesteps)
         self.denoiser = denoiser
         self.latents = latents.requires_grad_(False)
         self.image_encoder = image_encoder.requires_grad_(False)
         self.projection_lr_scale = projection_lr_scale
-        self.timestep_power = timestep_power
-        self.early_timestep_power, self.early_until = early_timestep_power, early_until
         for parameter in idle_parameters(denoiser.unet):
             parameter.requires_grad_(False)
         self.preview_steps = preview_steps
         self.preview_scale = preview_scale
         if start is not None:
             load_start(self, start)
-
-    @property
-    def power_now(self) -> float:
-        """How timesteps are drawn at this point of the run."""
-        if self.early_timestep_power is not None and self.progress < self.early_until:
-            return self.early_timestep_power
-        return self.timestep_power
 
     def parameter_groups(self, lr: float) -> list[dict]:
         """The UNet at `lr`, what joins image and pose at `projection_lr_scale` times that."""

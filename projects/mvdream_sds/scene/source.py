@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import number, whole
 from core.errors import BadConfig
+from core.progress import console
 
 if TYPE_CHECKING:
     from projects.mvdream_sds.scene.loading import Loaded
@@ -19,6 +20,8 @@ def check_source(cfg: Mapping[str, Any]) -> None:
             f"run={run}, weights={weights}: give run=DIR (of projects.mvdream_sds.train), or weights=FILE, a scene "
             "that threestudio saved, with the settings of its parts in scene"
         )
+    if run is None and cfg.get("scene") is None:
+        raise BadConfig(f"weights={weights}: name the scene's parts too, scene=mvdream_sd21 or mvdream_sd21_shading")
     if cfg["step"] is not None:
         whole("step", cfg["step"], least=0)
         if run is None:
@@ -30,9 +33,11 @@ def load_source(cfg: Mapping[str, Any]) -> "Loaded":
     from projects.mvdream_sds.scene.loading import load_published, load_run
 
     if cfg["run"] is not None:
+        if cfg.get("scene") is not None:
+            console.print("run= brings its scene's settings along: those of scene= are not read")
         loaded = load_run(Path(cfg["run"]), step=cfg["step"])
     else:
-        loaded = load_published(Path(cfg["weights"]), cfg["scene"])
+        loaded = load_published(Path(cfg["weights"]), cfg.get("scene"))
     loaded.scene.eval().requires_grad_(False)
     return loaded
 

@@ -14,7 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.config import number
+from core.errors import BadConfig
 from core.images import composite, contact_sheet
+from core.metrics.janus import janus, opposite
 from core.models.bundled import weights_file
 from core.training.module import Batch, TrainingModule
 from core.training.randomness import generator as seeded
@@ -22,7 +24,6 @@ from core.types import Rays
 from projects.mvdream_sds.scene.cameras import OrbitCameras, RandomCameras
 from projects.mvdream_sds.scene.draws import Seeded
 from projects.mvdream_sds.scene.guidance import MultiViewGuidance
-from projects.mvdream_sds.scene.janus import front_back_similarity
 from projects.mvdream_sds.scene.losses import SceneLosses
 from projects.mvdream_sds.scene.prompts import Directions, Prompts
 from projects.mvdream_sds.scene.scene import Scene
@@ -31,6 +32,7 @@ from projects.mvdream_sds.scene.views import see
 from projects.mvdream_sds.system import MultiViewSystem
 from projects.mvdream_sds.weights import MISSING, load_weights
 
+GRAY = 0.5  # behind the probes' views: neither a dark nor a light object vanishes
 LOGGED_WHEN_VALIDATING = ("loss", "loss_sds")
 
 
@@ -86,6 +88,10 @@ class ScoreDistillation(TrainingModule):
         self.latents.vae.decoder = self.latents.vae.post_quant_conv = None  # what is rendered is only encoded
         self.guidance = guidance(denoiser=self.denoiser, latents=self.latents)
         self.cameras, self.losses, self.orbit = cameras, losses, orbit.views().cameras
+        if not opposite(self.orbit, 1.0):
+            raise BadConfig(
+                f"orbit.num_views={len(self.orbit)}: the Janus probe needs opposite views; give an even number"
+            )
         self.rates = _flat(rates)
         if recompute:
             scene.renderer.recompute = True
@@ -135,7 +141,8 @@ class ScoreDistillation(TrainingModule):
     def _probes(self) -> dict[str, Tensor]:
         """Of evenly spaced views: how alike front and back are, and how much of a view is object."""
         rgba = see(self.scene, self.orbit, step=self.step).rgba
-        return {"janus": torch.tensor(front_back_similarity(rgba)), "opacity": rgba[:, 3].mean()}
+        alike = janus(composite(rgba, GRAY), rgba[:, 3], self.orbit).mean()
+        return {"janus": alike, "opacity": rgba[:, 3].mean()}
 
     @torch.no_grad()
     def preview(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "3 h w"]:

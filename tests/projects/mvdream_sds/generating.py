@@ -7,15 +7,11 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
 
-from core.compose import composed
-from core.config import instantiate, plain
-from core.estimate import Estimate
-from core.settings import settings
 from projects.mvdream_sds import generate, pipeline
 from projects.mvdream_sds.pipeline import load_system
 from projects.mvdream_sds.settings import Settings, check
+from tests.projects.untrained import NO_ESTIMATE, settings_of, write_untrained
 
 UNET = "{block_out_channels: [16, 16, 16], norm_num_groups: 8, attention_head_dim: 2}"
 SMALL = ["+experiment=mvdream_sds/views_toybox", f"model.denoiser.unet={UNET}", "sample_steps=1", "samples=1",
@@ -25,17 +21,12 @@ SIZE = 64
 
 @functools.cache
 def base() -> dict[str, Any]:
-    program = generate.main.program
-    return plain(settings(program, composed(program, [*SMALL, "prompt=a red cone"])))
+    return settings_of(generate.main.program, [*SMALL, "prompt=a red cone"])
 
 
 def weights(folder: Path) -> Path:
     """A file as training writes it."""
-    torch.manual_seed(0)
-    system = instantiate(base()["model"])
-    path = folder / "model.safetensors"
-    save_file(system.export(system.state_dict()), path, metadata=system.export_metadata())
-    return path
+    return write_untrained(base()["model"], folder)
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -55,6 +46,5 @@ def run(monkeypatch, **changes: Any) -> list[dict[str, Any]]:
     known = cfg["model"] == base()["model"] and cfg["lora"] is None
     load = (lambda model, settings, paths, device: loaded(paths[0])) if known else load_system
     monkeypatch.setattr(pipeline, "load_system", load)
-    # Estimating takes a second; test_generate.py has a slow test of it.
-    monkeypatch.setattr(pipeline, "estimate_memory", lambda *_: Estimate(0, 0, 0, 8, "32", torch.device("cpu")))
+    monkeypatch.setattr(pipeline, "estimate_memory", lambda *_: NO_ESTIMATE)
     return pipeline.generate(OmegaConf.create(cfg))

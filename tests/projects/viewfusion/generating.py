@@ -6,17 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from safetensors.torch import save_file
 
-from core.compose import composed
-from core.config import instantiate, plain
-from core.estimate import Estimate
-from core.settings import settings
 from projects.viewfusion import generate, pipeline
 from projects.viewfusion.settings import check
+from tests.projects.untrained import NO_ESTIMATE, settings_of, write_untrained
 
 UNET = "{block_out_channels: [16, 16, 16], norm_num_groups: 8, attention_head_dim: 2}"
 SMALL = [
@@ -28,17 +23,12 @@ SIZE = 64
 
 @functools.cache
 def base() -> dict[str, Any]:
-    program = generate.main.program
-    return plain(settings(program, composed(program, [*SMALL, "input=x"])))
+    return settings_of(generate.main.program, [*SMALL, "input=x"])
 
 
 def weights(folder: Path) -> Path:
     """A file as training writes it."""
-    torch.manual_seed(0)
-    system = instantiate(base()["model"])
-    path = folder / "model.safetensors"
-    save_file(system.export(system.state_dict()), path, metadata=system.export_metadata())
-    return path
+    return write_untrained(base()["model"], folder)
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -49,8 +39,7 @@ def run(monkeypatch, **changes: Any) -> list[dict[str, Any]]:
     """The records of a run; what the program would print as one line is raised."""
     cfg = config(**changes)
     check(cfg)
-    # Estimating takes a second; test_generate.py has a slow test of it.
-    monkeypatch.setattr(pipeline, "estimate_memory", lambda *_: Estimate(0, 0, 0, 8, "32", torch.device("cpu")))
+    monkeypatch.setattr(pipeline, "estimate_memory", lambda *_: NO_ESTIMATE)
     return pipeline.generate(OmegaConf.create(cfg))
 
 

@@ -1,19 +1,24 @@
 """Predictions for held-out toybox objects: which images are given, where the views stand, and what they depend on."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from omegaconf import DictConfig
 
+from core.batch import RESULTS
 from core.data.free_views import FreeViews
 from core.data.toybox import open_pack
 from core.errors import BadConfig, UserError
-from core.views import read_views
+from core.views import TRANSFORMS, read_views
 from data_tools.toybox.free import write_free
 from data_tools.toybox.make import Recipe, make
-from projects.viewfusion import predict
+from projects.viewfusion import predict, prediction
 from projects.viewfusion.poses import to_cameras
 from projects.viewfusion.prediction import Task, free, of_views, ring, views_of
 from projects.viewfusion.settings import Settings
+from tests.projects.untrained import settings_of
 from tests.projects.viewfusion.small import SIZE, fusion, pictures
 
 
@@ -25,6 +30,10 @@ def data(tmp_path_factory):
     list(make(root / "toybox", recipe, {"train": 0, "val": 0, "test": 1}, num_workers=0))
     list(write_free(root / "toybox", root / "free", recipe, num_views=5, num_workers=0))
     return root
+
+
+def program(*typed: str) -> DictConfig:
+    return DictConfig(settings_of(predict.main.program, ["+experiment=viewfusion/toybox", *typed]))
 
 
 def config(data, **changes) -> DictConfig:
@@ -130,12 +139,34 @@ def test_each_view_is_written_at_its_own_place(data):
     assert len({round(float(view.mean()), 5) for view in straight[1:]}) == 4
 
 
+def test_predicting_goes_on_past_a_bad_object_and_fails_at_the_end(data, tmp_path, monkeypatch):
+    root = tmp_path / "views"
+    for name in ("bad", "good"):
+        shutil.copytree(data / "free" / "test" / "test-00000", root / name)
+    cut = json.loads((root / "bad" / TRANSFORMS).read_text())
+    cut["frames"] = cut["frames"][:1]
+    (root / "bad" / TRANSFORMS).write_text(json.dumps(cut))
+    monkeypatch.setattr(prediction, "load_fusion", lambda *given: fusion())
+    monkeypatch.setattr(prediction, "weights_file", lambda *given, **more: root / "good" / TRANSFORMS)
+    cfg = program(f"root={root}", "targets=views", f"out={tmp_path / 'out'}", f"model.denoiser.image_size={SIZE}")
+    with pytest.raises(UserError, match="1 of 2"):
+        prediction.predict(cfg)
+    assert len(read_views(tmp_path / "out" / "good")) == 5 and not (tmp_path / "out" / "bad").exists()
+    said = [json.loads(line) for line in (tmp_path / "out" / RESULTS).read_text().splitlines()]
+    assert {record["input"]: record["status"] for record in said} == {"bad": "failed", "good": "ok"}
+
+
 @pytest.mark.parametrize(
     ("typed", "words"),
-    [("targets=circle", "ring, free"), ("num_inputs=0", "num_inputs"), ("fusion=mean", "interpolated_denoising")],
+    [
+        ("targets=circle", "ring, free"),
+        ("num_inputs=0", "num_inputs"),
+        ("fusion=mean", "interpolated_denoising"),
+        ("targets=views given=list.json num_inputs=2", "leave one away"),
+    ],
 )
 def test_wrong_settings_are_refused_in_one_line(typed, words, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        predict.main(["+experiment=viewfusion/toybox", f"out={tmp_path / 'out'}", typed])
+        predict.main(["+experiment=viewfusion/toybox", f"out={tmp_path / 'out'}", *typed.split()])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and words in error and error.count("\n") == 1

@@ -140,6 +140,7 @@ def test_a_folder_that_is_no_run_and_a_step_that_was_not_kept_are_named(tmp_path
         (export_program, {"threshold": "low"}, "threshold=low"),
         (export_program, {"threshold": 0}, "threshold=0"),
         (export_program, {"texture_size": 1}, "texture_size=1"),
+        (render_program, {"run": None, "weights": "last.ckpt"}, "scene=mvdream_sd21"),
         (render_program, {"size": 8}, "size=8"),
         (render_program, {"num_views": 0}, "num_views=0"),
         (render_program, {"panels": ["depth"]}, "panels=depth"),
