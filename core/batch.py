@@ -33,7 +33,14 @@ def append_result(out: Path, record: Record) -> None:
         raise BadOutput(f"cannot write {path} ({error.strerror}); free space or choose another out=") from error
 
 
-def finished(folder: Path, key: str, *, mark: str, parts: Callable[[Record], Iterable[str]]) -> Record | None:
+def files_of(record: Record) -> list[str]:
+    """The files that a record lists."""
+    return list(record["files"])
+
+
+def finished(
+    folder: Path, key: str, *, mark: str, parts: Callable[[Record], Iterable[str]] = files_of
+) -> Record | None:
     """The record of a folder that was made whole under this key, or None where nothing is.
 
     Args:

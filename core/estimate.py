@@ -53,7 +53,7 @@ class Estimate:
 
 def estimate_model(
     model: Mapping[str, Any],
-    steps: Callable[[Any, Latents], Iterable[int]],
+    steps: Callable[[Any, Latents, Any], Iterable[int]],
     *,
     batch_view_num: int,
     precision: str,
@@ -64,7 +64,7 @@ def estimate_model(
     Counted are the encoding of one image, where images are encoded, or of two texts, and what `steps` says.
 
     Args:
-        steps: of the denoiser and the latents, the bytes of each kind of step (`core.memory.peak_bytes`).
+        steps: of the denoiser, the latents and the encoder, the bytes of each kind of step (`core.memory.peak_bytes`).
     """
     process = process_bytes()
     # Kernels of other packages run on CUDA only, and take no more than torch's.
@@ -81,7 +81,7 @@ def estimate_model(
             ]
         else:
             activations = [peak_bytes(lambda: encoder.embed(torch.zeros(2, encoder.length, dtype=torch.long)))]
-        activations += steps(denoiser, latents)
+        activations += steps(denoiser, latents, encoder)
     weights = sum(module_bytes(part) for part in (denoiser, latents, encoder))
     return Estimate(process, weights, max(activations), batch_view_num, precision, device)
 

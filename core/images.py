@@ -119,7 +119,11 @@ def truncated(image: Float[Tensor, "*batch channels height width"]) -> Float[Ten
 
 def training_pixels(rgba: Float[Tensor, "4 height width"], size: int) -> Float[Tensor, "3 size size"]:
     """`training_image` in [-1, 1], resized to a square (Pillow's bicubic) where it has another size."""
-    image = training_image(rgba)
+    return resized_pixels(training_image(rgba), size)
+
+
+def resized_pixels(image: Float[Tensor, "3 height width"], size: int) -> Float[Tensor, "3 size size"]:
+    """An image in [0, 1] -> a square's pixels in [-1, 1], resized through 8 bits (Pillow's bicubic) where need be."""
     if image.shape[1:] != (size, size):
         image = from_pil(to_pil(image).resize((size, size), Image.Resampling.BICUBIC))
     return image * 2 - 1

@@ -12,6 +12,13 @@ from torch import Tensor
 from core.files import atomic_file, atomic_folder
 from core.images import write_image
 
+TURN_SECONDS = 3.0  # of a video of views around an object
+
+
+def turn_fps(num_views: int) -> int:
+    """Frames per second at which so many views make one turn."""
+    return max(1, round(num_views / TURN_SECONDS))
+
 
 def write_video(path: str | Path, frames: Float[Tensor, "num_frames 3 height width"], *, fps: int = 30) -> Path:
     """Write `frames` (sRGB in [0, 1]) to `path`, an .mp4 or .gif; returns what was written.

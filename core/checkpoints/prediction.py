@@ -1,4 +1,4 @@
-"""What a denoiser's output means, noise or velocity, as files of ours say beside their weights."""
+"""What files of ours say of a denoiser beside its weights: what its output means, and how its views see each other."""
 
 from pathlib import Path
 
@@ -18,4 +18,22 @@ def check_prediction(configured: str, trained: str | None, path: Path) -> None:
         raise BadCheckpoint(
             f"{path}: these weights predict the {trained}, model.denoiser.prediction={configured} reads them as the "
             f"{configured}; set model.denoiser.prediction={trained}"
+        )
+
+
+def check_joint(configured: bool, trained: str | None, path: Path) -> None:
+    """BadCheckpoint for weights of views that saw each other read by a model whose views do not, or the reverse.
+
+    Args:
+        configured: whether the denoiser's self-attention runs over all views.
+        trained: "true" or "false"; None where nothing says so, as in published files: those are joint.
+    """
+    is_joint = trained != "false"
+    if is_joint != configured:
+        words = {True: "with", False: "without"}
+        unsaid = " (or before that was written)" if trained is None else ""
+        raise BadCheckpoint(
+            f"{path}: these weights were trained {words[is_joint]} joint attention over the views{unsaid}, "
+            f"model.denoiser.joint={str(configured).lower()} reads them {words[configured]} it; set "
+            f"model.denoiser.joint={str(is_joint).lower()}"
         )

@@ -27,7 +27,19 @@ class NoiseSchedule(nn.Module):
     sqrt_alphas_cumprod: Tensor
     sqrt_one_minus_alphas_cumprod: Tensor
 
-    def __init__(self, *, start: float = 0.00085, end: float = 0.012, num_timesteps: int = NUM_TIMESTEPS) -> None:
+    def __init__(
+        self,
+        *,
+        start: float = 0.00085,
+        end: float = 0.012,
+        num_timesteps: int = NUM_TIMESTEPS,
+        least_log_variance: float = -10.0,
+    ) -> None:
+        """
+        Args:
+            least_log_variance: of the posterior, whose variance is 0 at t = 0: -10 as SyncDreamer has it; MVDream has
+                the logarithm of 1e-20. No sampler here reads it.
+        """
         super().__init__()
         betas = scaled_linear_betas(start, end, num_timesteps)
         alphas_cumprod = torch.cumprod(1 - betas, dim=0)
@@ -40,7 +52,7 @@ class NoiseSchedule(nn.Module):
             "sqrt_alphas_cumprod": alphas_cumprod.sqrt(),
             "sqrt_one_minus_alphas_cumprod": (1 - alphas_cumprod).sqrt(),
             "posterior_variance": variance.float(),
-            "posterior_log_variance_clipped": variance.clamp(min=1e-20).log().clamp(min=-10).float(),
+            "posterior_log_variance_clipped": variance.log().clamp(min=least_log_variance).float(),
         }
         for name, value in buffers.items():
             self.register_buffer(name, value)

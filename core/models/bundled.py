@@ -8,9 +8,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from diffusers import AutoencoderKL
+from torch import nn
 from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
@@ -23,6 +24,7 @@ from core.models.text import TextEncoder
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 MODEL_FILE = "model.safetensors"
 CARD_FILE = "card.json"
+Part = TypeVar("Part", bound=nn.Module)
 
 
 def bundled_names() -> list[str]:
@@ -64,14 +66,16 @@ def weights_file(
 
 def latents(folder: str) -> Latents:
     """A frozen autoencoder with the scaling factor of its own config."""
-    return Latents(AutoencoderKL.from_pretrained(weights_folder(folder), local_files_only=True))
+    path = weights_folder(folder)
+    return _from_folder(Latents(AutoencoderKL.from_pretrained(path, local_files_only=True)), path)
 
 
 def image_encoder(folder: str) -> ImageEncoder:
     """A frozen CLIP image tower (in the folder's `image_encoder/`)."""
-    path = weights_folder(folder) / "image_encoder"
+    path = weights_folder(folder)
     with _without_progress_bar():
-        return ImageEncoder(CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True))
+        tower = CLIPVisionModelWithProjection.from_pretrained(path / "image_encoder", local_files_only=True)
+    return _from_folder(ImageEncoder(tower), path)
 
 
 def text_encoder(folder: str, *, length: int | None = None) -> TextEncoder:
@@ -84,7 +88,12 @@ def text_encoder(folder: str, *, length: int | None = None) -> TextEncoder:
     with _without_progress_bar():
         tower = CLIPTextModelWithProjection.from_pretrained(path / "text_encoder", local_files_only=True)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(path / "tokenizer", local_files_only=True)
-    return TextEncoder(clip=tower.text_model, tokenizer=tokenizer, length=length)
+    return _from_folder(TextEncoder(clip=tower.text_model, tokenizer=tokenizer, length=length), path)
+
+
+def is_from_folder(part: nn.Module) -> bool:
+    """Whether a network is one of the above, which need not be kept with what is trained beside it."""
+    return getattr(part, "weights_folder", None) is not None
 
 
 def without_start(config: dict[str, Any], say: Callable[[str], Any]) -> dict[str, Any]:
@@ -105,6 +114,11 @@ def frozen_files(model: Mapping[str, Any]) -> dict[str, Path]:
         folder = weights_folder(name)
         found |= {f"{folder.name}/{p.relative_to(folder)}": p for p in sorted(folder.rglob("*.safetensors"))}
     return found
+
+
+def _from_folder(part: Part, folder: Path) -> Part:
+    part.weights_folder = folder  # type: ignore[assignment]
+    return part
 
 
 @contextmanager

@@ -55,11 +55,6 @@ class TextEncoder(nn.Module):
         self.max_batch = max_batch
         self._told_of_cut = False
 
-    @property
-    def dim(self) -> int:
-        """Width of a token's features."""
-        return self.clip.config.hidden_size
-
     def forward(self, captions: Sequence[str]) -> Float[Tensor, "n l e"]:
         """Features of each caption's tokens. The empty caption is the null condition.
 

@@ -2,25 +2,47 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.config import number
 from core.errors import BadConfig
+from core.models.bundled import is_from_folder
 from core.training.module import TrainingModule
 
-PREDICTION = "prediction"  # names, in a file's metadata, what the network was trained to predict
+DENOISER = "denoiser"  # its name in every system
+# Names in a file's metadata: what the network was trained to predict, and whether its views saw each other.
+PREDICTION, JOINT = "prediction", "joint"
+
+
+def facts(prediction: str, joint: bool | None = None) -> dict[str, str]:
+    """What a weights file says of its denoiser, where no tensor shows it.
+
+    Args:
+        joint: None for a denoiser that knows no such choice.
+    """
+    return {PREDICTION: prediction} | ({} if joint is None else {JOINT: str(joint).lower()})
+
+
+def without_folder(system: nn.Module) -> set[str]:
+    """Names of the networks around a system's denoiser that are in no folder of their own."""
+    return {name for name, part in system.named_children() if name != DENOISER and not is_from_folder(part)}
 
 
 class DenoiserModule(TrainingModule):
-    """Publishes its `denoiser` alone, and what that predicts: the frozen networks have files of their own."""
+    """Publishes its `denoiser`, and what that predicts; of the frozen networks those that have no folder of their own.
+
+    A published checkpoint that a training started from brings its autoencoder and encoder: they are in no folder, and
+    without them nothing can be made with the result.
+    """
 
     denoiser: Any
 
     def export(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {key: value for key, value in state.items() if key.startswith("denoiser.")}
+        parts = tuple(f"{name}." for name in (DENOISER, *without_folder(self)))
+        return {key: value for key, value in state.items() if key.startswith(parts)}
 
     def export_metadata(self) -> dict[str, str]:
-        return {PREDICTION: self.denoiser.prediction}
+        return facts(self.denoiser.prediction, getattr(self.denoiser, "joint", None))
 
 
 class NoisyFirstModule(DenoiserModule):

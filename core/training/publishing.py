@@ -8,6 +8,7 @@ Command, cost, settings and code are those of the training, as its export record
 sha256 and what was measured are of the published files.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from core.data.toybox import read_index
 from core.errors import BadData, MissingWeights
-from core.files import sha256_file
+from core.files import list_inputs, sha256_file
 from core.models.bundled import CARD_FILE, MODEL_FILE, weights_file
 
 RECORD_FILE = "provenance.json"  # beside the weights, written with them
@@ -58,7 +59,7 @@ def write_card(
         "command": record["command"],
         "cpu_seconds": record["cpu_seconds"],
         **({"started_from": origin(start, lost)} if start is not None else {}),
-        "data_sha256": read_index(Path(config["data"]["root"]))["sha256"],
+        "data_sha256": _data_sha256(config["data"]),
         **({"measured": dict(measured)} if measured is not None else {}),
         **facts,
         "trained_sha256": sha256_file(weights),
@@ -126,6 +127,14 @@ def read_scores(path: str, sha256: str) -> dict[str, Any]:
         "cpu_seconds_per_object": mine[0]["cpu_seconds"],
         "objects": {name: found["scores"] for name, found in scores["objects"][mine[0]["method"]].items()},
     }
+
+
+def _data_sha256(data: Mapping[str, Any]) -> str:
+    """Of a toybox as its index has it; of a few pictures, over their names and contents."""
+    if "root" in data:
+        return read_index(Path(data["root"]))["sha256"]
+    pictures = list_inputs(data["train"]["root"], fault=BadData)
+    return hashlib.sha256("".join(f"{sha256_file(path)} {path.name}\n" for path in pictures).encode()).hexdigest()
 
 
 def _start(config: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
 """One optimiser step: micro-batches, gradients, clipping, update. What is not finite changes nothing."""
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,13 +74,20 @@ class Stepper:
         return float(torch.nn.utils.clip_grad_norm_(parameters, most))
 
     def _agree(self, values: dict[str, float], flags: list[int]) -> tuple[dict[str, float], list[int]]:
-        """The ranks' mean of `values` and largest of `flags`."""
+        """The ranks' mean of `values`, which all name in the same order, and largest of `flags`."""
         if self.fabric.world_size == 1:
             return values, flags
         device = self.fabric.device
+        named = zlib.crc32("\n".join(values).encode())
+        most = torch.tensor([named, -named, *flags], device=device)
+        torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+        largest, smallest, *flags = most.tolist()
+        if largest != -smallest:
+            raise RuntimeError(
+                f"the ranks' losses have different terms in this step; rank {self.fabric.global_rank} has "
+                f"{', '.join(values)}"
+            )
         means = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
         torch.distributed.all_reduce(means)
         means /= self.fabric.world_size
-        most = torch.tensor(flags, device=device)
-        torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
-        return dict(zip(values, means.tolist(), strict=True)), most.tolist()
+        return dict(zip(values, means.tolist(), strict=True)), flags

@@ -9,6 +9,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from core.modes import evaluated
 from core.training.ema import EMA
 from core.training.loader import Items
 from core.training.module import TrainingModule
@@ -18,15 +19,10 @@ from core.training.randomness import derive, generator
 @contextmanager
 def evaluating(module: TrainingModule, ema: EMA | None, seed: int, fabric: Fabric) -> Iterator[None]:
     """Within the block: averaged weights, evaluation mode, no gradients, the run's precision, a fixed global seed."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
     torch.manual_seed(derive(seed, "evaluate"))
-    try:
-        with torch.no_grad(), fabric.autocast(), ema.swapped() if ema is not None else nullcontext():
-            yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    averaged = ema.swapped() if ema is not None else nullcontext()
+    with evaluated(module), torch.no_grad(), fabric.autocast(), averaged:
+        yield
 
 
 def validate(

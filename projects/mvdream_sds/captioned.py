@@ -4,6 +4,7 @@ A folder holds images and their captions as `<image>.txt` beside each, or as a t
 """
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,13 +12,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from core.config import whole
-from core.errors import BadData
+from core.errors import BadConfig, BadData
 from core.files import list_inputs
-from core.images import composite, from_pil, read_image, to_pil
+from core.images import composite, read_image, resized_pixels
 
 CAPTION_KEYS = ("caption", "text", "TEXT")  # in a json, and names of a table's columns
 NAME_KEYS = ("file_name", "uid", "name")
@@ -35,6 +35,8 @@ class CaptionedFolder:
 
     def __init__(self, *, root: str, image_size: int, captions: str | None = None, caption: str | None = None) -> None:
         whole("image_size", image_size)
+        if captions is not None and caption is not None:
+            raise BadConfig(f"captions={captions}, caption={caption}: give one of them; the other would not be read")
         self.paths = list_inputs(root, fault=BadData)
         self.image_size = image_size
         table = read_captions(captions) if captions is not None else None
@@ -56,10 +58,7 @@ def square_pixels(rgba: Float[Tensor, "4 height width"], size: int) -> Float[Ten
     height, width = rgba.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    image = composite(rgba[:, top : top + side, left : left + side])
-    if side != size:
-        image = from_pil(to_pil(image).resize((size, size), Image.Resampling.BICUBIC))
-    return image * 2 - 1
+    return resized_pixels(composite(rgba[:, top : top + side, left : left + side]), size)
 
 
 def read_captions(path: str | Path) -> dict[str, str]:
@@ -70,13 +69,13 @@ def read_captions(path: str | Path) -> dict[str, str]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             found = dict(json.loads(text))
         elif path.suffix == ".jsonl":
             found = dict(_named(json.loads(line)) for line in text.splitlines() if line.strip())
         else:
-            found = dict(_table_rows(list(csv.reader(text.splitlines()))))
+            found = dict(_table_rows(list(csv.reader(io.StringIO(text, newline="")))))
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise BadData(
             f"captions={path} cannot be read ({type(error).__name__}: {error}); wanted is a .json, .jsonl or .csv of "

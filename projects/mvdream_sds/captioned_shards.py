@@ -73,8 +73,8 @@ def _caption_in_json(content: bytes, where: str) -> str:
 def _rows(shards: list[Path], folder: Path, max_lost: float) -> np.ndarray:
     """The list of samples, read where it was made of these shards, else made and kept."""
     path = folder / INDEX_FILE
-    sizes = {shard.name: shard.stat().st_size for shard in shards}
-    known = _known(path, sizes)
+    stamps = {shard.name: [shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards}
+    known = _known(path, stamps)
     rows, broken = known if known is not None else _listed(shards)
     for name, cause in broken.items():
         log.warning("shard %s: %s; what stands before is used", name, cause)
@@ -89,15 +89,19 @@ def _rows(shards: list[Path], folder: Path, max_lost: float) -> np.ndarray:
     with atomic_file(path) as temporary:
         np.save(temporary, rows)
     with atomic_file(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps({"sizes": sizes, "broken": broken}), encoding="utf-8")
+        temporary.write_text(json.dumps({"shards": stamps, "broken": broken}), encoding="utf-8")
     return rows
 
 
-def _known(path: Path, sizes: dict[str, int]) -> tuple[np.ndarray, dict[str, str]] | None:
-    """What was listed of these very shards, and which of them are broken; None where there is no such list."""
+def _known(path: Path, stamps: dict[str, list[int]]) -> tuple[np.ndarray, dict[str, str]] | None:
+    """What was listed of these very shards, and which of them are broken; None where there is no such list.
+
+    Args:
+        stamps: each shard's size and time of change: equally large ones may have been put in their place.
+    """
     try:
         note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        return (np.load(path, mmap_mode="r"), dict(note["broken"])) if note["sizes"] == sizes else None
+        return (np.load(path, mmap_mode="r"), dict(note["broken"])) if note["shards"] == stamps else None
     except (OSError, ValueError, LookupError, TypeError, EOFError):
         return None  # it is not there, or damaged, and is made again
 

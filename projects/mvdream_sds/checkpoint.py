@@ -68,15 +68,17 @@ def load_official(networks: nn.Module, path: Path) -> None:
     load_strict(networks, with_alphas(state), what=f"MVDream from {path}")
 
 
-def load_start(networks: nn.Module, path: Path) -> None:
+def load_start(networks: nn.Module, path: Path) -> bool:
     """What a training starts from: a published MVDream, or a Stable Diffusion in its original names.
 
-    What reads cameras keeps its initial values where the file has no such layer. All else must be there.
+    What reads cameras keeps its initial values where the file has no such layer; returns whether it has. All else must
+    be there.
     """
     theirs = {name: value for name, value in read_checkpoint(path).items() if not name.startswith("model_ema.")}
     state = official_table(networks, tower_of(theirs)).read(theirs)
     fresh = {name: value for name, value in networks.state_dict().items() if name.startswith(CAMERA)}
     load_strict(networks, {**fresh, **with_alphas(state)}, what=f"MVDream's start from {path}")
+    return any(name.startswith(CAMERA) for name in state)
 
 
 def with_alphas(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -83,6 +83,7 @@ class DreamBoothSystem(MultiViewSystem):
     """
 
     has_idle_parameters = False  # the cameras' embedding, which no picture here needs, is frozen
+    teaches_cameras = False
 
     def __init__(self, *, preservation: float = 1.0, prior_weight: float = 1.0, **options) -> None:
         super().__init__(**options)

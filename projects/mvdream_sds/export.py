@@ -30,6 +30,8 @@ def check(cfg: dict[str, Any]) -> None:
     check_device(cfg["device"])
     formats_of(cfg["format"])
     _check_threshold(cfg["threshold"])
+    if "threshold" in cfg["isosurface"]:
+        raise BadConfig(f"isosurface.threshold={cfg['isosurface']['threshold']}: set threshold= itself")
     whole("texture_size", cfg["texture_size"], least=16)
     whole("texture_padding", cfg["texture_padding"], least=0)
     whole("num_views", cfg["num_views"], least=0)

@@ -16,8 +16,8 @@ def estimate_memory(model: Mapping[str, Any], settings: Settings, device: torch.
     """Builds and runs the model without data: reading two texts, one batch of the UNet, and decoding one of views."""
     return estimate_model(
         model,
-        lambda denoiser, latents: [
-            _denoising(denoiser, latents, settings, model["text_encoder"]),
+        lambda denoiser, latents, text_encoder: [
+            _denoising(denoiser, latents, settings, text_encoder.length),
             _decoding(denoiser, latents, settings),
         ],
         batch_view_num=settings.batch_view_num,
@@ -26,14 +26,13 @@ def estimate_memory(model: Mapping[str, Any], settings: Settings, device: torch.
     )
 
 
-def _denoising(denoiser: MultiViewDenoiser, latents: Latents, settings: Settings, text: Mapping[str, Any]) -> int:
+def _denoising(denoiser: MultiViewDenoiser, latents: Latents, settings: Settings, num_tokens: int) -> int:
     config = denoiser.unet.config
     num_views = settings.num_views if settings.use_camera else 1
     objects = min(settings.max_objects, 2 * settings.samples * (settings.num_views // num_views))
     side = settings.size // latents.reduction
     x = torch.empty(objects, num_views, config.in_channels, side, side)
-    tokens = text.get("length") or text["clip"]["config"]["max_position_embeddings"]
-    context = torch.empty(objects, 1, tokens, config.cross_attention_dim)
+    context = torch.empty(objects, 1, num_tokens, config.cross_attention_dim)
     camera = torch.empty(objects, num_views, denoiser.camera_embed.linear_1.in_features)
     t = torch.zeros(objects, dtype=torch.long)
     return peak_bytes(lambda: denoiser.predict(x, t, context, camera if settings.use_camera else None))

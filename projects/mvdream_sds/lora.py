@@ -14,16 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from core.checkpoints.load import read_checkpoint
-from core.checkpoints.prediction import check_prediction
+from core.checkpoints.prediction import check_joint, check_prediction
 from core.checkpoints.tensorfiles import read_metadata
 from core.config import number, suggestion, whole
 from core.errors import BadCheckpoint, BadConfig, MissingWeights
-from core.training.denoising import PREDICTION
+from core.training.denoising import JOINT, PREDICTION
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 ADAPTER = "default"  # peft's name of the only one
 METADATA = "lora_adapter_metadata"  # diffusers' key
 OURS, THEIRS = "denoiser.unet.", "unet."
+UNREAD = ("use_rslora", "alpha_pattern", "rank_pattern")  # of peft: other scales than alpha / rank, by layer or root
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -72,13 +73,16 @@ def export_lora(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def load_lora(denoiser: nn.Module, path: str | Path, *, merge: bool = True) -> None:
-    """Adds an adapter file to a denoiser that has its weights.
+def load_lora(denoiser: nn.Module, path: str | Path) -> None:
+    """Merges an adapter file into a denoiser that has its weights, so that it costs nothing; errors as of `attach`."""
+    attach(denoiser, path)
+    merge_lora(denoiser)
+
+
+def attach(denoiser: nn.Module, path: str | Path) -> None:
+    """Puts the adapters of a file beside a denoiser's weights.
 
     Files without metadata (of diffusers' training scripts) have a scale of 1, as diffusers reads them.
-
-    Args:
-        merge: into the weights, so that it costs nothing; False keeps it beside them, the same to rounding.
 
     Raises:
         MissingWeights: there is no such file.
@@ -90,6 +94,8 @@ def load_lora(denoiser: nn.Module, path: str | Path, *, merge: bool = True) -> N
     state = read_checkpoint(path)
     metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
     check_prediction(denoiser.prediction, metadata.get(PREDICTION), path)
+    if JOINT in metadata:  # of others' files nobody knows
+        check_joint(denoiser.joint, metadata[JOINT], path)
     modules = _modules_of(state, denoiser.unet, path)
     rank = state[THEIRS + modules[0] + DOWN].shape[0]
     _inject(denoiser.unet, modules, rank, _alpha(metadata, rank, path))
@@ -99,8 +105,6 @@ def load_lora(denoiser: nn.Module, path: str | Path, *, merge: bool = True) -> N
             for kind in (DOWN, UP):
                 parameters[name + kind.replace(".weight", f".{ADAPTER}.weight")].copy_(state[THEIRS + name + kind])
     denoiser.unet.requires_grad_(False)
-    if merge:
-        merge_lora(denoiser)
 
 
 def merge_lora(denoiser: nn.Module) -> None:
@@ -147,11 +151,27 @@ def _modules_of(state: Mapping[str, Tensor], unet: nn.Module, path: Path) -> lis
     return modules
 
 
-def _alpha(metadata: Mapping[str, str], rank: int, path: Path) -> float:
+def _said(metadata: Mapping[str, str], path: Path) -> dict[str, Any] | None:
+    """What the file says of its adapters; None where it says nothing. BadCheckpoint for what is not read here."""
     if METADATA not in metadata:
+        return None
+    try:
+        said = {key.removeprefix(THEIRS): value for key, value in dict(json.loads(metadata[METADATA])).items()}
+    except (ValueError, TypeError) as error:
+        raise BadCheckpoint(f"{path}: its metadata tell no scale of the adapters ({error})") from error
+    if unread := [key for key in UNREAD if said.get(key)]:
+        raise BadCheckpoint(
+            f"{path}: its adapters are scaled by {', '.join(unread)}, which is not read here; merge them with the "
+            "library that made them, or train with one rank and alpha for all"
+        )
+    return said
+
+
+def _alpha(metadata: Mapping[str, str], rank: int, path: Path) -> float:
+    said = _said(metadata, path)
+    if said is None:
         return float(rank)
     try:
-        said: dict[str, Any] = json.loads(metadata[METADATA])
-        return float(said[f"{THEIRS}lora_alpha"])
+        return float(said["lora_alpha"])
     except (ValueError, KeyError, TypeError) as error:
         raise BadCheckpoint(f"{path}: its metadata tell no scale of the adapters ({error})") from error

@@ -4,6 +4,7 @@ A stock diffusers UNet with two changes: its self-attention runs over the tokens
 and an embedding of each view's camera joins that of the timestep (section 3.2). Only the latter has weights.
 """
 
+import math
 from typing import Literal
 
 from diffusers import UNet2DConditionModel
@@ -16,6 +17,8 @@ from core.attention.multiview import use_joint_attention
 from core.diffusion.schedules import NoiseSchedule
 from core.models.unet import walk_unet
 from projects.mvdream_sds.cameras import CAMERA_DIM
+
+LEAST_LOG_VARIANCE = math.log(1e-20)  # of the posterior, whose variance is 0 at t = 0
 
 
 class MultiViewDenoiser(nn.Module):
@@ -54,7 +57,7 @@ class MultiViewDenoiser(nn.Module):
         use_joint_attention(unet, attention)
         self.unet = unet
         self.camera_embed = TimestepEmbedding(camera_dim, unet.time_embedding.linear_2.out_features)
-        self.schedule = NoiseSchedule(end=beta_end)
+        self.schedule = NoiseSchedule(end=beta_end, least_log_variance=LEAST_LOG_VARIANCE)
 
     def predict(
         self,

@@ -18,16 +18,17 @@ from core.device import autocast, choose_device
 from core.files import atomic_folder, sha256_file
 from core.masks import check_mask_here
 from core.memory import out_of_memory_as_request
-from core.models.bundled import frozen_files, weights_file, without_start
+from core.models.bundled import frozen_files, weights_file
 from core.progress import console, progress_bar
 from core.provenance import config_hash, provenance
 from core.training.randomness import generator
 from projects.mvdream_sds.cameras import condition
 from projects.mvdream_sds.forecast import estimate_memory
 from projects.mvdream_sds.request import Item, cameras_of, find_items, remarks
-from projects.mvdream_sds.results import MARK, parts, write_result
+from projects.mvdream_sds.results import MARK, write_result
 from projects.mvdream_sds.sampler import make_steps, sample
 from projects.mvdream_sds.settings import SHAPING, Settings
+from projects.mvdream_sds.taught import without_training
 from projects.mvdream_sds.weights import MISSING, load_weights
 
 say = partial(console.print, markup=False, highlight=False)
@@ -37,7 +38,7 @@ FULL_TURN = 360.0
 def generate(cfg: DictConfig) -> list[Record]:
     """The program behind `python -m projects.mvdream_sds.generate`; returns one record per text."""
     given: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    config = without_training(given)
+    config = without_training(given, say)
     settings, device = Settings.of(config), choose_device(config["device"])
     check_mask_here(settings.mask)
     items = find_items(config)
@@ -46,22 +47,13 @@ def generate(cfg: DictConfig) -> list[Record]:
         weights.append(
             weights_file(config["lora"], what="adapters", advice="give the file of a training with model.lora")
         )
-    for remark in remarks(config["model"], settings):
+    for remark in remarks(config["model"], settings, str(config["negative_prompt"])):
         say(remark)
     estimate = estimate_memory(config["model"], settings, device)
     say(f"memory: {estimate}")
     with out_of_memory_as_request(estimate.hint):
         maker = Maker(config, settings, load_system(config["model"], settings, weights, device), weights)
         return run_batch(items, maker.make, out=Path(config["out"]), report=say)
-
-
-def without_training(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings without those of `model` that only a training reads, and a line for what they said."""
-    config = without_start(config, say)
-    if config["model"]["lora"] is None:
-        return config
-    say("model.lora is how adapters are trained, not read here: lora=FILE takes trained ones")
-    return {**config, "model": {**config["model"], "lora": None}}
 
 
 def load_system(model: Mapping[str, Any], settings: Settings, weights: list[Path], device: torch.device) -> nn.Module:
@@ -97,7 +89,7 @@ class Maker:
         text = item.prompt + str(self.config["suffix"])
         key = self.key(text)
         overwrite = self.config["overwrite"]
-        done = None if overwrite else finished(item.folder, key, mark=MARK, parts=parts)
+        done = None if overwrite else finished(item.folder, key, mark=MARK)
         if done is not None:
             say(f"{item.folder}: done before, skipped")
             return {"status": "skipped", "folder": str(item.folder), **done}

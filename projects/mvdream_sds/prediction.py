@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from core.progress import console, progress_bar
 from core.provenance import provenance
 from core.training.randomness import derive
 from core.views import ViewSet
-from projects.mvdream_sds.pipeline import load_system, make_views, without_training
-from projects.mvdream_sds.request import cameras_of
+from projects.mvdream_sds.pipeline import load_system, make_views
+from projects.mvdream_sds.request import cameras_of, remarks
 from projects.mvdream_sds.settings import Settings
+from projects.mvdream_sds.taught import without_training
 from projects.mvdream_sds.weights import MISSING
 
 # What does not decide an object's views: how many there are, and how they are computed.
@@ -37,11 +39,14 @@ def predict(cfg: DictConfig) -> None:
     are, unless `cfg.overwrite` is set: then they are replaced.
     """
     given: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    config = without_training(given)
+    say = partial(console.print, markup=False, highlight=False)
+    config = without_training(given, say)
     settings, device = Settings.of({**config, "samples": 1}), choose_device(config["device"])
     path = weights_file(config["weights"], advice=MISSING)
     pack = open_pack(config["root"], config["split"])
     whole("num_objects", config["num_objects"], most=len(pack.uids))
+    for remark in remarks(config["model"], settings, str(config["negative_prompt"])):
+        say(remark)
     system = load_system(config["model"], settings, [path], device)
     record = provenance(config, weights=[path], seed=settings.seed)
     record["weights"] |= {name: sha256_file(file) for name, file in frozen_files(config["model"]).items()}

@@ -3,6 +3,9 @@
 from omegaconf import DictConfig
 
 from core.app import app
+from projects.mvdream_sds.settings import DREAMBOOTH, SYSTEM
+
+BITS = "16-bit weights, computed with in 32"
 
 
 @app(config_name="mvdream_sds_publish")
@@ -13,10 +16,12 @@ def main(cfg: DictConfig) -> None:
         run=cfg.run,
         publish=cfg.publish,
         scores=cfg.scores,
-        system="projects.mvdream_sds.system.MultiViewSystem",
+        system=SYSTEM,
         what="MVDream's multi-view model at toybox scale: a caption -> 4 views of 64 x 64 pixels from cameras around "
-        "the object; 16-bit weights, computed with in 32",
+        f"the object; {BITS}",
+        others={DREAMBOOTH: f"MVDream's multi-view model, taught a subject by DreamBooth; {BITS}"},
         program="train_views",
+        denoiser={"joint": True},
     )
     print(f"{cfg.publish}: {size / 1e6:.1f} MB")
 

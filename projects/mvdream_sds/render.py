@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from core.app import app
 from core.config import one_of, whole
 from core.device import check_device
+from core.errors import BadConfig
 from projects.mvdream_sds.scene.source import check_orbit, check_source
 
 BACKGROUNDS = ("white", "scene")
@@ -21,6 +22,8 @@ def check(cfg: dict[str, Any]) -> None:
     whole("fps", cfg["fps"])
     check_orbit(cfg)
     one_of("background", cfg["background"], BACKGROUNDS)
+    if not cfg["panels"]:
+        raise BadConfig(f"panels is empty; choose some of {', '.join(PANELS)}")
     for panel in cfg["panels"]:
         one_of("panels", panel, PANELS)
 

@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from core.cameras.poses import check_poses, from_opengl, spherical
 from core.config import whole
 from core.data.shards import Pack, member
 from core.errors import BadCamera, BadConfig, BadData
-from core.images import composite, decode_image, from_pil, read_image, to_pil
+from core.images import composite, decode_image, read_image, resized_pixels
 from core.views import TRANSFORMS, read_poses
 from projects.mvdream_sds.cameras import condition
 from projects.mvdream_sds.captioned import read_captions
@@ -95,10 +94,7 @@ class Renders(ABC):
         image = composite(rgba, gray)
         if image.shape[1] != image.shape[2]:
             raise BadData(f"a view is {image.shape[2]} x {image.shape[1]} pixels; wanted are squares")
-        if image.shape[1] != self.image_size:
-            size = (self.image_size, self.image_size)
-            image = from_pil(to_pil(image.clamp(0, 1)).resize(size, Image.Resampling.BICUBIC))
-        return image * 2 - 1
+        return resized_pixels(image, self.image_size)
 
     def _caption(self, name: str, own: str | None) -> str:
         caption = own if self.captions is None else self.captions.get(Path(name).name, self.captions.get(name))

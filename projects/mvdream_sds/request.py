@@ -72,8 +72,8 @@ def cameras_of(settings: Settings) -> Cameras:
     )
 
 
-def remarks(model: Mapping[str, Any], settings: Settings) -> Iterator[str]:
-    """What is served although the model was not trained for it, and what the official step rule makes of a number."""
+def remarks(model: Mapping[str, Any], settings: Settings, negative_prompt: str) -> Iterator[str]:
+    """What is served although the model was not trained for it, what is not read, and what becomes of numbers."""
     trained_views, trained_size = model["denoiser"]["num_views"], model["denoiser"]["image_size"]
     if settings.use_camera and settings.num_views != trained_views:
         yield (
@@ -86,6 +86,8 @@ def remarks(model: Mapping[str, Any], settings: Settings) -> Iterator[str]:
             yield f"sample_steps={settings.sample_steps}: {made} are made, as by the official code"
     if settings.size != trained_size:
         yield f"size={settings.size}: the model was trained with images of {trained_size} pixels; others look worse"
+    if negative_prompt and settings.cfg_scale == 1:
+        yield "cfg_scale=1 asks for no guidance, so negative_prompt is not read"
     if not settings.use_camera:
         yield (
             "use_camera=false: every view is an image of its own, without a camera; elevation, azimuth, azimuth_span "

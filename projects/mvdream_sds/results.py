@@ -10,12 +10,11 @@ from torch import Tensor
 from core.batch import Record
 from core.foreground import with_alpha
 from core.images import composite, contact_sheet, truncated, write_image
-from core.media import write_video
+from core.media import turn_fps, write_video
 from core.types import Cameras
 from core.views import TRANSFORMS, ViewSet, write_views
 
 MARK, SHEET, TURNTABLE = "result.json", "contact_sheet.png", "turntable.mp4"
-TURN_SECONDS = 3.0
 MANY_VIEWS = 8  # fewer make no turn
 
 
@@ -56,13 +55,8 @@ def write_result(
         files.append(f"{number}/{TRANSFORMS}")
         if is_turn and len(views) >= MANY_VIEWS:
             path = folder / str(number) / TURNTABLE
-            video = write_video(path, composite(rgba), fps=max(1, round(len(views) / TURN_SECONDS)))
+            video = write_video(path, composite(rgba), fps=turn_fps(len(views)))
             files += [f"{number}/{video.name}"] if video.is_file() else []
     record = {**record, "samples": len(images), "views": images.shape[1], "mask": sorted(set(masks)), "files": files}
     (folder / MARK).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return record
-
-
-def parts(record: Record) -> list[str]:
-    """The files that a whole result has."""
-    return list(record["files"])

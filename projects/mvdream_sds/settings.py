@@ -17,6 +17,9 @@ SHAPING = (
     "negative_prompt", "scheduler", "sample_steps", "timestep_spacing", "eta", "cfg_scale", "precision", "model",
 )  # fmt: skip
 WIDEST = 2048  # pixels
+SYSTEM = "projects.mvdream_sds.system.MultiViewSystem"
+DREAMBOOTH = "projects.mvdream_sds.dreambooth.DreamBoothSystem"
+TEACHING = ("preservation", "prior_weight")  # settings that only the latter has
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,31 @@ def check(cfg: dict[str, Any]) -> None:
     _check_steps(cfg)
 
 
+def check_adapters(lora: Mapping[str, Any] | None, start: str | None) -> None:
+    """BadConfig for adapters of a model that nothing was loaded into: they alone learn, on weights that stay random."""
+    if lora is not None and start is None:
+        raise BadConfig(
+            "model.lora learns adapters of a trained model: give its weights, such as "
+            "model.start=ckpt/sd-v2.1-base-4view.pt, or set model.lora=null"
+        )
+
+
+def system_of(model: Mapping[str, Any]) -> str:
+    """`_target_` of the model where nothing is trained."""
+    return SYSTEM if model["_target_"] == DREAMBOOTH else model["_target_"]
+
+
+def check_text(key: str, text: Any) -> None:
+    """BadConfig for a text that is not made of characters: bytes of a command line that are no UTF-8."""
+    try:
+        str(text).encode()
+    except UnicodeEncodeError as error:
+        raise BadConfig(
+            f"{key}: character {error.start + 1} of {str(text)!a} is no UTF-8; type it anew, in a terminal that sends "
+            "UTF-8"
+        ) from error
+
+
 def size_step(model: Mapping[str, Any]) -> int:
     """Pixels by which the sides of a model's images may differ: the UNet halves the latents at each level but one."""
     unet = model["denoiser"]["unet"]
@@ -97,6 +125,8 @@ def _check_texts(cfg: Mapping[str, Any]) -> None:
         raise BadConfig("prompt is empty; give a text, such as prompt='a red cube on a blue cylinder'")
     if prompts is not None and not str(prompts).strip():
         raise BadConfig("prompts is empty; give a file with one text in each line")
+    for key in ("prompt", "negative_prompt", "suffix"):
+        check_text(key, cfg[key])
 
 
 def _check_steps(cfg: Mapping[str, Any]) -> None:

@@ -14,5 +14,10 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
     "deis": ("DEISMultistepScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),  # as Stable Diffusion has it
+    "lms": ("LMSDiscreteScheduler", {}),
+    "dpm2": ("KDPM2DiscreteScheduler", {}),
+    "dpm2_ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
+    "sa": ("SASolverScheduler", {}),
 }
 MOST_STEPS = 500  # of theirs: near 1000 some ask for a timestep beyond the last

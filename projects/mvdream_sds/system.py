@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.config import number, whole
+from core.errors import BadConfig
 from core.images import check_image_size, contact_sheet
 from core.models.latents import Latents
 from core.models.text import TextEncoder
@@ -21,6 +22,7 @@ from projects.mvdream_sds.data import captions_of
 from projects.mvdream_sds.lora import LoraSettings, add_lora, export_lora
 from projects.mvdream_sds.model import MultiViewDenoiser
 from projects.mvdream_sds.sampler import sample, uniform_steps
+from projects.mvdream_sds.settings import check_adapters
 from projects.mvdream_sds.start import load_start
 
 
@@ -32,12 +34,13 @@ class MultiViewSystem(NoisyFirstModule):
         camera_drop: probability that an object's views are learnt without their cameras.
         camera_lr_scale: learning rate of the cameras' embedding, in units of `lr`: it alone may be new.
         start: weights to train on (`start.load_start`): a Stable Diffusion, or an MVDream, published or ours.
-        lora: learn adapters of the attentions and leave all else as it is.
+        lora: learn adapters of the attentions and leave all else as `start` has it.
         preview_steps: sampling steps of a validation picture.
         preview_scale: its guidance scale.
     """
 
     has_idle_parameters = True  # a step of single images leaves the cameras' embedding alone
+    teaches_cameras = True
 
     def __init__(
         self,
@@ -70,9 +73,13 @@ class MultiViewSystem(NoisyFirstModule):
         self.camera_lr_scale = camera_lr_scale
         self.preview_steps, self.preview_scale = preview_steps, preview_scale
         self._null: Tensor | None = None
-        if start is not None:
-            load_start(self, start)
         self.lora = None if lora is None else LoraSettings.of(lora)
+        check_adapters(lora, start)
+        if start is not None and not load_start(self, start) and (self.lora or not self.teaches_cameras):
+            raise BadConfig(
+                f"model.start={start} knows no cameras, and this training teaches none, so what reads them would stay "
+                "random; start from an MVDream, such as model.start=ckpt/sd-v2.1-base-4view.pt"
+            )
         if self.lora is not None:
             add_lora(denoiser, self.lora)
 
@@ -137,7 +144,8 @@ class MultiViewSystem(NoisyFirstModule):
             predicted = torch.empty_like(x_t)
             for rows, given in ((~drop_camera, camera[~drop_camera]), (drop_camera, None)):
                 if rows.any():
-                    predicted[rows] = self.denoiser.predict(x_t[rows], t[rows], context[rows], given)
+                    made = self.denoiser.predict(x_t[rows], t[rows], context[rows], given)
+                    predicted[rows] = made.to(x_t)  # autocast may have made it in 16 bits
         error = (predicted - noise).square().mean(dim=(1, 2, 3, 4))
         if self.denoiser.prediction == "velocity":  # the velocity's error is the noise's, divided by sqrt(abar_t)
             error = error / self.denoiser.schedule.alphas_cumprod[t]

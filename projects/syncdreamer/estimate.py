@@ -16,7 +16,7 @@ def estimate_memory(model: Mapping[str, Any], settings: Settings, device: torch.
     """Builds and runs the model without data: encoding, one denoising step and decoding, one batch of views each."""
     return estimate_model(
         model,
-        lambda denoiser, latents: [_denoising(denoiser, settings), _decoding(denoiser, latents, settings)],
+        lambda denoiser, latents, _: [_denoising(denoiser, settings), _decoding(denoiser, latents, settings)],
         batch_view_num=settings.batch_view_num,
         precision=settings.precision,
         device=device,

@@ -5,35 +5,27 @@ from pathlib import Path
 from torch import nn
 
 from core.checkpoints.load import read_checkpoint
+from core.checkpoints.ours import is_ours, load_ours
 from core.checkpoints.prediction import check_prediction
 from core.checkpoints.rename import load_strict
-from core.checkpoints.tensorfiles import read_metadata
 from core.models.bundled import weights_file
-from core.training.denoising import PREDICTION
 from projects.syncdreamer.checkpoint import load_zero123, official_table
 
 MISSING = (  # what to do when no SyncDreamer is found
     "put the published syncdreamer-pretrain.ckpt there, pass weights=PATH, or use the bundled ones with "
     "+experiment=syncdreamer/toybox"
 )
-OURS = "denoiser."
 OFFICIAL_VOLUME = "spatial_volume."
 
 
 def load_weights(system: nn.Module, path: Path) -> None:
-    """Load all of a file into a `SyncDreamerSystem`, or raise BadCheckpoint.
-
-    Our own files hold the denoiser (the autoencoder and the image encoder have theirs); published ones hold everything.
-    """
+    """Load all of a file, ours or published, into a `SyncDreamerSystem`, or raise BadCheckpoint."""
+    if is_ours(path, advice=MISSING):
+        load_ours(system, path, what="SyncDreamer")
+        return
     state = read_checkpoint(path)
-    ours = any(key.startswith(OURS) for key in state)
-    # Files of ours from before this was written say nothing, and are taken as the model is configured.
-    check_prediction(system.denoiser.prediction, read_metadata(path).get(PREDICTION) if ours else "noise", path)
-    if ours:
-        frozen = {k: v for k, v in system.state_dict().items() if not k.startswith(OURS)}
-        load_strict(system, {**frozen, **state}, what=f"SyncDreamer from {path}")
-    else:
-        load_strict(system, official_table().read(state), what=f"SyncDreamer from {path}")
+    check_prediction(system.denoiser.prediction, "noise", path)
+    load_strict(system, official_table().read(state), what=f"SyncDreamer from {path}")
 
 
 def load_start(system: nn.Module, name: str) -> None:
@@ -43,8 +35,7 @@ def load_start(system: nn.Module, name: str) -> None:
         what="weights to start from",
         advice="put zero123-xl.ckpt there, pass model.start=PATH, or start from scratch with model.start=null",
     )
-    keys = read_checkpoint(path).keys()
-    if any(key.startswith((OURS, OFFICIAL_VOLUME)) for key in keys):
+    if is_ours(path) or any(name.startswith(OFFICIAL_VOLUME) for name in read_checkpoint(path)):
         load_weights(system, path)
     else:
         load_zero123(system, path)

@@ -30,7 +30,7 @@ from projects.viewfusion.estimate import estimate_memory
 from projects.viewfusion.pictures import model_input
 from projects.viewfusion.poses import to_cameras
 from projects.viewfusion.request import Request, check_distances, make_request
-from projects.viewfusion.results import MARK, VIEWS, parts, views_of, write_result
+from projects.viewfusion.results import MARK, VIEWS, views_of, write_result
 from projects.viewfusion.settings import SHAPING, Settings
 from projects.viewfusion.weights import MISSING, load_weights
 
@@ -120,7 +120,7 @@ class Maker:
         """The views of one object in its folder, unless they are there; returns the line for results.jsonl."""
         key = self.key(item)
         overwrite = self.config["overwrite"]
-        done = None if overwrite else finished(item.folder, key, mark=MARK, parts=parts)
+        done = None if overwrite else finished(item.folder, key, mark=MARK)
         if done is not None:
             say(f"{item.folder}: done before, skipped")
             return {"status": "skipped", "folder": str(item.folder), **done}

@@ -10,14 +10,13 @@ from torch import Tensor
 from core.batch import Record
 from core.foreground import with_white_as_alpha
 from core.images import composite, contact_sheet, truncated, write_image
-from core.media import write_video
+from core.media import turn_fps, write_video
 from core.types import Cameras
 from core.views import TRANSFORMS, ViewSet, write_views
 from projects.viewfusion.request import Request
 
 MARK, VIEWS, SHEET = "result.json", "views", "contact_sheet.png"
 TURNTABLE, VIDEO = "turntable.mp4", "views.mp4"  # of a circle; of any other poses, in the order asked for
-TURN_SECONDS = 3.0
 MAX_COLUMNS = 9
 
 
@@ -55,7 +54,7 @@ def write_result(
     files = [f"{VIEWS}/{TRANSFORMS}", SHEET]
     if len(views) > 1:
         name = TURNTABLE if request.is_circle else VIDEO
-        video = write_video(folder / name, pictures, fps=max(1, round(len(views) / TURN_SECONDS)))
+        video = write_video(folder / name, pictures, fps=turn_fps(len(views)))
         files += [video.name] if video.is_file() else []
     record = {**record, "views": len(views), "files": files}
     (folder / MARK).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -67,8 +66,3 @@ def sheet(inputs: Float[Tensor, "k 3 h w"], views: Float[Tensor, "n 3 h w"]) -> 
     columns = min(MAX_COLUMNS, max(len(inputs), len(views)))
     first = torch.cat([inputs, inputs.new_ones(-len(inputs) % columns, *inputs.shape[1:])])
     return contact_sheet(torch.cat([first, views]), columns)
-
-
-def parts(record: Record) -> list[str]:
-    """The files that a whole result has."""
-    return list(record["files"])

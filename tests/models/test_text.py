@@ -27,7 +27,7 @@ def encoder() -> TextEncoder:
 def test_every_text_has_as_many_tokens_and_does_not_depend_on_the_others(encoder):
     texts = ["a red cone", "", "a lime cube, blue"]
     together = encoder(texts)
-    assert together.shape == (3, LENGTH, encoder.dim)
+    assert together.shape == (3, LENGTH, encoder.clip.config.hidden_size)
     for text, features in zip(texts, together, strict=True):
         assert torch.allclose(encoder([text])[0], features, atol=1e-6)
     assert not together.requires_grad

@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,12 +17,35 @@ from core.errors import BadConfig, BadRequest
 from core.training import checkpoints, schedules
 from core.training.ema import EMA, decay_at
 from core.training.run import run
+from core.training.step import Stepper
 from tests.training.toy import ToyDenoiser, config
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+class OtherRank:
+    """Answers each reduction as if another process took part, with terms of these names."""
+
+    def __init__(self, **terms: float) -> None:
+        named = zlib.crc32("\n".join(terms).encode())
+        self.answers = [torch.tensor([named, -named, 0, 7]), torch.tensor(list(terms.values()), dtype=torch.float64)]
+
+    def all_reduce(self, given: torch.Tensor, op=torch.distributed.ReduceOp.SUM) -> None:
+        other = self.answers.pop(0)
+        given.copy_(torch.maximum(given, other) if op == torch.distributed.ReduceOp.MAX else given + other)
+
+
+def test_the_ranks_values_are_joined_by_their_names_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    stepper = Stepper.__new__(Stepper)
+    stepper.fabric = SimpleNamespace(world_size=2, device=torch.device("cpu"), global_rank=0)
+    monkeypatch.setattr(torch.distributed, "all_reduce", OtherRank(loss=3.0, loss_2d=5.0).all_reduce)
+    assert stepper._agree({"loss": 1.0, "loss_2d": 1.0}, [1, 2]) == ({"loss": 2.0, "loss_2d": 3.0}, [1, 7])
+    monkeypatch.setattr(torch.distributed, "all_reduce", OtherRank(loss=3.0, loss_3d=5.0).all_reduce)
+    with pytest.raises(RuntimeError, match="different terms in this step; rank 0 has loss, loss_2d"):
+        stepper._agree({"loss": 1.0, "loss_2d": 1.0}, [1, 2])
 
 
 def test_the_average_is_decay_times_itself_plus_the_rest_of_the_value() -> None:

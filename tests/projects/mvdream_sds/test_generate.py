@@ -8,6 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from core.cameras.poses import spherical
@@ -15,8 +16,9 @@ from core.errors import BadCheckpoint, BadConfig, BadRequest, MissingWeights, Us
 from core.views import read_views
 from projects.mvdream_sds import generate, pipeline
 from projects.mvdream_sds.forecast import estimate_memory
-from projects.mvdream_sds.request import folder_name
+from projects.mvdream_sds.request import folder_name, remarks
 from projects.mvdream_sds.settings import Settings, check
+from projects.mvdream_sds.switches import OFFICIAL, SCHEDULERS
 from tests.projects.mvdream_sds.generating import SIZE, SMALL, base, config, run, weights
 
 PROMPT = "a red cone"
@@ -86,8 +88,7 @@ def test_views_do_not_depend_on_how_many_are_computed_at_once(made, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheduler", ["ddpm", "euler", "euler_ancestral", "heun", "dpmpp", "dpmpp_sde", "deis",
-                                       "unipc"])  # fmt: skip
+@pytest.mark.parametrize("scheduler", sorted(SCHEDULERS.keys() - {OFFICIAL}))
 def test_each_of_the_libraries_schedulers_makes_views(scheduler, made):
     assert len(read_views(made(scheduler=scheduler, sample_steps=3) / "0")) == 4
 
@@ -96,6 +97,12 @@ def test_each_of_the_libraries_schedulers_makes_views(scheduler, made):
 def test_other_sizes_are_served_and_said(made, capsys):
     assert read_views(made(size=96) / "0").images.shape[-1] == 96
     assert "trained with images of 64 pixels" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_guidance_would_read_is_said_where_there_is_none():
+    settings = Settings.of(config(cfg_scale=1.0))
+    assert any("negative_prompt is not read" in line for line in remarks(base()["model"], settings, "a cube"))
+    assert not list(remarks(base()["model"], settings, ""))
 
 
 def test_what_is_done_is_skipped_and_other_settings_are_refused(made, capsys):
@@ -144,6 +151,9 @@ def test_texts_that_differ_have_folders_that_differ():
     [
         ({"prompt": "  "}, "prompt is empty; give a text"),
         ({"prompts": "a.txt"}, "give one of them"),
+        ({"prompt": "a red \udcff cone"}, r"prompt: character 7 of 'a red .udcff cone' is no UTF-8"),
+        ({"negative_prompt": "\udcff"}, "negative_prompt: character 1 "),
+        ({"suffix": ", 3d\udcff"}, "suffix: character 5 "),
         ({"prompt": None, "prompts": ""}, "prompts is empty"),
         ({"num_views": 0}, "num_views=0: expected a whole number of at least 1"),
         ({"samples": 0}, "samples=0"),
@@ -204,6 +214,10 @@ def test_a_file_without_texts_is_refused(made, tmp_path):
         made(prompt=None, prompts=str(tmp_path / "texts.txt"))
 
 
+def test_small_weights_hold_the_denoiser_alone_for_the_other_networks_are_bundled(trained):
+    assert all(name.startswith("denoiser.") for name in load_file(trained))
+
+
 @pytest.mark.slow
 def test_weights_of_another_prediction_are_refused(made):
     model = base()["model"]
@@ -212,17 +226,14 @@ def test_weights_of_another_prediction_are_refused(made):
 
 
 @pytest.mark.slow
-def test_adapters_go_onto_the_weights(made, tmp_path):
-    """And settings that only a training reads are said."""
+def test_adapters_go_onto_the_weights(made, tmp_path, trained):
     from core.config import instantiate
 
     torch.manual_seed(1)
-    system = instantiate({**base()["model"], "lora": {"rank": 2, "alpha": 2.0, "dropout": 0.0}})
+    system = instantiate({**base()["model"], "start": trained, "lora": {"rank": 2, "alpha": 2.0, "dropout": 0.0}})
     with torch.no_grad():
         for parameter in system.trained().values():
             parameter.normal_()
-    from safetensors.torch import save_file
-
     save_file(system.export(system.state_dict()), tmp_path / "lora.safetensors", metadata=system.export_metadata())
     plain = read_views(made() / "0").images
     adapted = made(lora=str(tmp_path / "lora.safetensors"), out=str(tmp_path / "adapted")) / "0"
@@ -250,6 +261,13 @@ def test_the_memory_is_told_before_anything_is_read(model, tmp_path, monkeypatch
     whole = {"mvdream_sds": 867_572_164 + 340_387_840 + 83_653_863, "mvdream_sds_toybox": 2_781_508}[model]
     assert 4 * whole <= told.weights < 4.4 * whole + 4e6
     assert told.activations > 1e6
+
+
+@pytest.mark.slow
+def test_the_memory_is_told_of_a_text_encoder_that_reads_as_much_as_it_can():
+    model = base()["model"] | {"text_encoder": base()["model"]["text_encoder"] | {"length": None}}
+    told = estimate_memory(model, Settings.of(config(model=model)), torch.device("cpu"))
+    assert told.activations >= estimate_memory(base()["model"], Settings.of(base()), torch.device("cpu")).activations
 
 
 @pytest.mark.slow

@@ -74,7 +74,8 @@ def test_what_is_there_is_kept_and_what_has_other_settings_is_refused(run, capsy
     assert "1 objects made; 1 were there" in capsys.readouterr().err
     assert (out / "test-00000" / "provenance.json").stat().st_mtime_ns == before
     with pytest.raises(BadOutput, match="overwrite=true"):
-        run("again", cfg_scale=1.0)
+        run("again", cfg_scale=1.0, negative_prompt="a cube")
+    assert "negative_prompt is not read" in capsys.readouterr().err
 
 
 def test_more_captions_than_there_are_and_faulty_sampling_are_refused(run):
@@ -82,3 +83,5 @@ def test_more_captions_than_there_are_and_faulty_sampling_are_refused(run):
         run("more", num_objects=3)
     with pytest.raises(BadConfig, match="scheduler"):
         run("more", scheduler="dimm")
+    with pytest.raises(BadConfig, match="use_camera=false makes images from nowhere"):
+        run("more", use_camera=False)

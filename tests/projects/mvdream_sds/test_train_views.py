@@ -104,6 +104,7 @@ def test_a_run_publishes_and_adapters_and_a_subject_are_learnt_on_it(toybox, run
 
 @pytest.mark.slow
 def test_two_processes_read_the_same_kind_in_each_step(toybox, tmp_path):
+    """The terms are named by their kind, and the trainer refuses ranks that name others."""
     train(f"data.root={toybox}", "trainer=ddp_cpu", "trainer.max_steps=4", f"out={tmp_path / 'ddp'}")
     found = rows(tmp_path / "ddp")
     assert len(found) == 4 and all(bool(two) != bool(three) for _, _, two, three in found)

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import tarfile
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from core.cameras.rigs import rig
-from core.errors import BadData
+from core.errors import BadConfig, BadData
 from core.images import encode_png, write_image
 from core.views import ViewSet, write_views
 from data_tools.pack.make import pack_all
@@ -107,6 +108,8 @@ def test_captions_stand_beside_images_or_in_a_table(tmp_path):
     (tmp_path / "some.csv").write_text("file_name,text\na.png,x\n")
     with pytest.raises(BadData, match=r"some.csv has none of b.png"):
         CaptionedFolder(root=str(tmp_path), image_size=8, captions=str(tmp_path / "some.csv"))
+    with pytest.raises(BadConfig, match=r"captions=some.csv, caption=x: give one of them"):
+        CaptionedFolder(root=str(tmp_path), image_size=8, captions="some.csv", caption="x")
 
 
 @pytest.mark.parametrize(
@@ -118,6 +121,11 @@ def test_captions_stand_beside_images_or_in_a_table(tmp_path):
 def test_tables_of_captions_are_read_in_each_form(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     assert read_captions(tmp_path / name) == {"a": "one, two", "b": "three"}
+
+
+def test_a_table_may_begin_with_a_mark_of_its_encoding_and_hold_lines_in_quotes(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b'\xef\xbb\xbfa,"one\r\ntwo"\r\nb,three\r\n')
+    assert read_captions(tmp_path / "t.csv") == {"a": "one\ntwo", "b": "three"}
 
 
 @pytest.mark.parametrize(
@@ -154,6 +162,16 @@ def numbers(items):
     shown = [(item["pixels"].mean().item() + 1) / 2 * 10 for item in found]
     assert all(math.isclose(a, b, abs_tol=0.05) for a, b in zip(named, shown, strict=True))
     return named
+
+
+def test_other_shards_of_the_same_size_are_listed_anew(tmp_path):
+    shard(tmp_path / "000.tar", samples(0, 2))
+    assert numbers(CaptionedShards(root=str(tmp_path), image_size=8)) == [0, 1]
+    before = (tmp_path / "000.tar").stat()
+    shard(tmp_path / "000.tar", reversed(list(samples(0, 2))))  # text before image
+    os.utime(tmp_path / "000.tar", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert (tmp_path / "000.tar").stat().st_size == before.st_size
+    assert sorted(numbers(CaptionedShards(root=str(tmp_path), image_size=8))) == [0, 1]
 
 
 def test_shards_are_read_in_any_order_and_a_truncated_one_as_far_as_it_goes(tmp_path):

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from core.config import plain
 from core.settings import composed, settings
+from core.training.denoising import PREDICTION
 from projects.syncdreamer import generate, pipeline, results
 from projects.syncdreamer.estimate import estimate_memory
 from projects.syncdreamer.settings import Settings
-from projects.syncdreamer.weights import PREDICTION
 from tests.projects.syncdreamer.generating import BUNDLED, FAST, ROOT, a_picture, refused, run
 
 

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from core.config import instantiate
 from core.errors import BadCheckpoint, BadConfig, BadData, BadRequest, MissingWeights
 from core.settings import composed, settings
+from core.training.denoising import PREDICTION
 from projects.syncdreamer import checkpoint, generate, prediction, train, weights
 from projects.syncdreamer import predict as syncdreamer_predict
 from projects.syncdreamer.model import Condition, SyncDreamer
@@ -169,7 +170,7 @@ def test_data_of_another_number_of_views_is_refused_at_the_first_batch(kind):
 @pytest.mark.parametrize(("trained", "fits"), [("noise", True), ("velocity", False), (None, True)])
 def test_weights_say_what_they_predict_and_another_reading_is_refused(trained, fits, tmp_path):
     system = tiny.system()  # reads noise
-    metadata = None if trained is None else system.export_metadata() | {weights.PREDICTION: trained}
+    metadata = None if trained is None else system.export_metadata() | {PREDICTION: trained}
     save_file(system.export(system.state_dict()), tmp_path / "m.safetensors", metadata=metadata)
     with nullcontext() if fits else pytest.raises(BadCheckpoint, match=r"prediction=noise reads.*prediction=velocity"):
         weights.load_weights(system, tmp_path / "m.safetensors")
@@ -186,7 +187,7 @@ def test_published_weights_predict_noise(tmp_path):
 def test_the_noise_schedule_comes_with_the_weights(tmp_path):
     trained, other = tiny.denoiser(beta_end=0.02), tiny.system()
     state = {f"denoiser.{name}": tensor for name, tensor in trained.state_dict().items()}
-    save_file(state, tmp_path / "m.safetensors")
+    save_file({**other.export(other.state_dict()), **state}, tmp_path / "m.safetensors")
     weights.load_weights(other, tmp_path / "m.safetensors")
     assert torch.equal(other.denoiser.schedule.alphas_cumprod, trained.schedule.alphas_cumprod)
 
