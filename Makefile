@@ -12,7 +12,7 @@ SLOW_EXTRAS := blender,colmap
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
-.PHONY: help setup demo test test-slow test-gpu ci lint format typecheck doctor toybox weights eval eval-viewfusion clean distclean
+.PHONY: help setup demo test test-slow test-gpu ci lint format typecheck doctor toybox weights eval eval-viewfusion eval-mvdream clean distclean
 
 help: ## list these commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -67,7 +67,7 @@ doctor: $(READY) ## what is installed, what is used instead, and why
 toybox: $(READY) ## make the toybox data set in data/toybox (at most 10 CPU-minutes)
 	$(RUN) -m data_tools.toybox
 
-weights: toybox ## train the bundled weights again, in order (about 4 CPU-hours; weights/README.md)
+weights: toybox ## train the bundled weights again, in order (about 6 CPU-hours; weights/README.md)
 	$(RUN) -m projects.toybox.train +experiment=toybox/vae out=outputs/weights/toybox_vae publish=weights/toybox_vae
 	$(RUN) -m projects.toybox.train +experiment=toybox/clip out=outputs/weights/toybox_clip publish=weights/toybox_clip
 	$(RUN) -m projects.toybox.train +experiment=toybox/attributes out=outputs/weights/toybox_attributes publish=weights/toybox_attributes
@@ -76,6 +76,8 @@ weights: toybox ## train the bundled weights again, in order (about 4 CPU-hours;
 	$(RUN) -m data_tools.toybox free=data/toybox_free
 	$(RUN) -m projects.viewfusion.train +experiment=viewfusion/toybox out=outputs/weights/viewfusion_toybox
 	$(RUN) -m projects.viewfusion.publish run=outputs/weights/viewfusion_toybox
+	$(RUN) -m projects.mvdream_sds.train_views +experiment=mvdream_sds/views_toybox out=outputs/weights/mvdream_toybox
+	$(RUN) -m projects.mvdream_sds.publish run=outputs/weights/mvdream_toybox
 	$(MAKE) eval
 	$(RUN) -m projects.syncdreamer.publish run=outputs/weights/syncdreamer_toybox scores=outputs/eval/views/scores.json
 
@@ -107,18 +109,39 @@ eval-viewfusion: eval ## measure ViewFusion, its ablations and Zero-1-to-3 on th
 		fusions="zero123 interpolated_denoising"; if [ $$inputs = 1 ]; then fusions="$$fusions $(ABLATIONS)"; fi; \
 		for fusion in $$fusions; do \
 			$(PREDICT_VIEWS) targets=$$targets num_inputs=$$inputs fusion=$$fusion seed=$$seed \
-				out=$(VIEWFUSION_OUT)/$$targets-$$inputs-$$fusion-$$seed; \
+				out=$(VIEWFUSION_OUT)/$$targets-$$inputs-$$fusion-$$seed || exit; \
 		done; done; done; done
 	for seed in 1 2 3; do for fusion in zero123 interpolated_denoising $(ABLATIONS); do \
 		$(PREDICT_VIEWS) targets=ring sample_steps=4 cfg_scale=1.5 fusion=$$fusion seed=$$seed \
-			out=$(VIEWFUSION_OUT)/ring-4-steps-$$fusion-$$seed; \
+			out=$(VIEWFUSION_OUT)/ring-4-steps-$$fusion-$$seed || exit; \
 	done; done
 	for fusion in zero123 interpolated_denoising; do \
 		$(RUN) -m projects.benchmark.reconstruct views="$(VIEWFUSION_OUT)/ring-1-$$fusion-1/test-0000[0-7]" \
-			method=neus preset=toybox out=$(VIEWFUSION_OUT)/meshes-$$fusion; \
+			method=neus preset=toybox out=$(VIEWFUSION_OUT)/meshes-$$fusion || exit; \
 	done
 	for table in free ring consistency steps steps_consistency shapes; do \
-		$(RUN) -m projects.benchmark.evaluate +experiment=benchmark/viewfusion_$$table out=outputs/eval/viewfusion_$$table overwrite=true; \
+		$(RUN) -m projects.benchmark.evaluate +experiment=benchmark/viewfusion_$$table out=outputs/eval/viewfusion_$$table overwrite=true || exit; \
+	done
+
+# About three and a half hours of CPU time, one of them for the model that is compared with; stopped, it goes on where it was.
+MVDREAM_OUT := outputs/eval/mvdream
+APART := outputs/weights/mvdream_toybox_2d
+
+eval-mvdream: toybox ## measure MVDream's views and score distillation on the test captions again: the tables of projects/mvdream_sds
+	$(RUN) -m projects.mvdream_sds.train_views +experiment=mvdream_sds/views_toybox_2d out=$(APART)
+	for seed in 1 2 3; do \
+		$(RUN) -m projects.mvdream_sds.predict +experiment=mvdream_sds/views_toybox seed=$$seed out=$(MVDREAM_OUT)/joint-$$seed || exit; \
+		$(RUN) -m projects.mvdream_sds.predict +experiment=mvdream_sds/views_toybox_2d seed=$$seed out=$(MVDREAM_OUT)/apart-$$seed || exit; \
+	done
+	for arm in "joint" "apart weights=$(APART)/weights model.denoiser.joint=false"; do \
+		set -- $$arm; name=$$1; shift; \
+		$(RUN) -m projects.mvdream_sds.assets +experiment=mvdream_sds/toybox prompts=data/toybox/test num_prompts=10 \
+			out=$(MVDREAM_OUT)/assets-$$name "$$@" || exit; \
+	done
+	$(RUN) -m projects.benchmark.baselines task=captions out=outputs/eval/captions overwrite=true
+	$(RUN) -m projects.benchmark.baselines task=captions place='{object}/orbit/views' out=outputs/eval/captions_3d overwrite=true
+	for table in text text_3d; do \
+		$(RUN) -m projects.benchmark.evaluate +experiment=benchmark/mvdream_$$table out=outputs/eval/mvdream_$$table overwrite=true || exit; \
 	done
 
 clean: ## remove outputs, multiruns and caches

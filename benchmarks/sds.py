@@ -109,18 +109,20 @@ def take_step(module: Any, optimizer: torch.optim.Optimizer, step: int, clock: C
 def report(module: Any, stage: int, rounds: int) -> None:
     """Prints a stage's table."""
     device, optimizer = module.device, module.configure_optimizers()
-    first = [0, *module.cameras.resolution_milestones][stage]
     every = module.scene.renderer.occupancy.every
+    begin = [0, *module.cameras.resolution_milestones][stage]
+    first = -(-begin // every) * every  # a step that begins with a look at what is occupied, as the one `every` later
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     clocks, facts = [], {}
-    for number in range(rounds + 1):
-        clock = Clock(device, count=number == 0)
-        facts = take_step(module, optimizer, first + (0 if number == 0 else number * every + 1), clock)
+    for step in [first, first + every, *(first + number * every + 1 for number in range(1, rounds + 1))]:
+        clock = Clock(device, count=step == first)
+        facts = take_step(module, optimizer, step, clock)
         clocks.append(clock)
-    counted, timed = clocks[0], clocks[1:]  # the first also warms up, and looks at what is occupied
+    counted, looked, *timed = clocks  # the first also warms up, the second is there for its look
     seconds = {name: statistics.median(clock.seconds[name] for clock in timed) for name in PARTS}
-    seconds["occupancy"] = counted.seconds["occupancy"] / every  # once in so many steps
+    seconds["occupancy"] = looked.seconds["occupancy"] / every  # once in so many steps
+    counted.flops["occupancy"] //= every
     total, flops = sum(seconds.values()), sum(counted.flops.values())
     what = "CPU-s" if device.type == "cpu" else "s"
     print(

@@ -1,10 +1,12 @@
 """A program's settings as Hydra composes them, before anything is checked. Imports no torch."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
@@ -16,8 +18,19 @@ def composed(program: Program, overrides: Sequence[str], flags: Any = None) -> D
     name = getattr(flags, "config_name", None) or program.config_name
     folder = Path(getattr(flags, "config_path", None) or program.conf).resolve()
     extra = getattr(flags, "config_dir", None)
-    with initialize_config_dir(str(folder), version_base="1.3"):
+    with _beside_a_running_program(), initialize_config_dir(str(folder), version_base="1.3"):
         return compose(name, overrides=[*overrides, *searchpath(overrides, extra)], return_hydra_config=True)
+
+
+@contextmanager
+def _beside_a_running_program() -> Iterator[None]:
+    """Hydra knows one config folder at a time; a program that runs under it may compose another program's settings."""
+    hydra = GlobalHydra.instance()
+    running, hydra.hydra = hydra.hydra, None
+    try:
+        yield
+    finally:
+        hydra.hydra = running
 
 
 def searchpath(overrides: Sequence[str], extra: str | None = None) -> list[str]:

@@ -258,6 +258,12 @@ def _bind(where: str, node: Mapping[str, Any], given: frozenset[str] = frozenset
                 raise BadConfig(f"{prefix}{key}={_short(value)}: expected {describe(hints[key])} for {target}")
 
 
+def argument_allows(target: str, name: str, value: Any) -> bool:
+    """Whether the callable named `target` annotates an argument `name`, and so that `value` fits."""
+    hints = _hints(_locate(target, ""))
+    return name in hints and fits(value, hints[name])
+
+
 def _hints(found: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(found.__init__ if inspect.isclass(found) else found)

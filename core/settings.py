@@ -30,7 +30,7 @@ from core.program import Program, group_options, known_top_level
 NULLABLE = frozenset(
     f"trainer.{key}"
     for key in ("time_limit_min", "clip_norm", "ema_decay", "val_every", "val_batches", "preview_every", "keep_every")
-) | {"data.val", "data.preview", "data.report", "image.max_size"}
+) | {"data.val", "data.preview", "data.report", "image.max_size", "text_cache"}
 
 
 def precheck(program: Program, flags: Any) -> tuple[DictConfig, bool]:
@@ -117,7 +117,10 @@ def _is_missing(cfg: DictConfig, key: str) -> bool:
 
 
 def _check_kinds(program: Program, overrides: Sequence[Override], flags: Any) -> None:
-    """Refuse a typed value that is not of its default's kind, such as a word for a number."""
+    """Refuse a typed value that is not of its default's kind, such as a word for a number.
+
+    Where the key is an argument of ours, whatever its annotation allows is of its kind, such as a list for a number.
+    """
     groups = group_choices(program, overrides)
     values = [o for o in overrides if o.input_line not in groups and not o.is_delete()]
     values = [o for o in values if not o.key_or_group.startswith("hydra")]
@@ -138,7 +141,8 @@ def _check_kinds(program: Program, overrides: Sequence[Override], flags: Any) ->
             continue
         if value is None and default is None:  # what the user must supply
             raise BadConfig(f"{override.input_line}: expected a value")
-        if not like_default(value, OmegaConf.to_container(default) if OmegaConf.is_config(default) else default):
+        plain = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
+        if not like_default(value, plain) and not _is_allowed_argument(defaults, key, value):
             kind = describe(type(default)) if not OmegaConf.is_config(default) else "a list or section"
             raise BadConfig(f"{override.input_line}: expected {kind} (default {default})")
 
@@ -155,6 +159,16 @@ def _may_be_null(defaults: DictConfig, key: str) -> bool:
     if node is None or config.inside(str(section.get("_target_")), config.OURS):
         return True
     return not node._is_missing() and section[last] is None
+
+
+def _is_allowed_argument(defaults: DictConfig, key: str, value: Any) -> bool:
+    """Whether `key` is an argument of a class or function of ours whose annotation allows `value`."""
+    parent, _, last = key.rpartition(".")
+    section: Any = OmegaConf.select(defaults, parent, throw_on_missing=False) if parent else None
+    if value is None or not isinstance(section, DictConfig):
+        return False
+    target = str(section.get("_target_"))
+    return config.inside(target, config.OURS) and config.argument_allows(target, last, value)
 
 
 def _check_hydra(hydra: DictConfig) -> None:

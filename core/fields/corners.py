@@ -1,8 +1,8 @@
 """The grid vertices around points, over all levels at once: quick, for points in or close to the unit cube.
 
 Coordinates lie in planes [level, point] of 32-bit integers, whose products wrap exactly as unsigned ones do. What costs
-time elsewhere is left out: no level needs a division (a hashed one has 2^k entries; the corners of a dense one reach
-less than twice its size), and the products of axes are shared between corners.
+time elsewhere is left out: no level needs a division (a hashed one has 2^k entries; few corners of a dense one lie
+outside of it), and the products of axes are shared between corners.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from core.fields.levels import PRIMES, Level
+from core.fields.levels import PRIMES, UINT32, Level
 
 SIGNED_PRIMES = [prime - 2**32 if prime >= 2**31 else prime for prime in PRIMES]  # the same bits
 CACHED = 1 << 19  # corners whose rows and shares are made together: smaller parts cost more in calls than they save
@@ -77,10 +77,12 @@ class Corners(nn.Module):
         resolution, end = self.dense[:, : cell.shape[1]]
         x, y, z = cell[0], cell[1] * resolution, cell[2] * resolution**2 + self.hashed[1, : cell.shape[1]]
         _combine(torch.add, (x, x + 1), (y, y + resolution), (z, z + resolution**2), out)
-        level, point = (out[7] >= end).nonzero(as_tuple=True)  # no corner is farther than the last
-        if len(level):  # Quirk: such corners wrap around to the level's first entries.
-            reached, end, size = out[:, level, point], end[level, 0], self.hashed[0, level, 0] + 1
-            out[:, level, point] = torch.where(reached >= end, reached - size, reached)
+        offset = self.hashed[1, : cell.shape[1]]
+        # No corner lies before the first one, and none after the last.
+        level, point = ((out[7] >= end) | (out[0] < offset)).nonzero(as_tuple=True)
+        if len(level):  # Quirk: such corners wrap around to entries of the level, as unsigned numbers of 32 bits do.
+            offset, size = offset[level, 0], self.hashed[0, level, 0] + 1
+            out[:, level, point] = (((out[:, level, point] - offset).long() & UINT32) % size + offset).int()
 
     def _hashed_rows(self, cell: Int[Tensor, "3 level n"], out: Int[Tensor, "8 level n"]) -> None:
         mask, offset = self.hashed[:, self.num_dense : self.num_dense + cell.shape[1]]

@@ -14,13 +14,12 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from core.config import whole
+from core.config import number, whole
 from core.errors import BadConfig
 from core.fields.corners import Corners
-from core.fields.levels import PRIMES, grid_levels
+from core.fields.levels import PRIMES, UINT32, grid_levels
 from core.fields.lookup import interpolate
 
-UINT32 = 0xFFFFFFFF
 MOST_POINTS = 1 << 23  # of one lookup, whose places are counted in 32 bits
 
 
@@ -52,6 +51,10 @@ class HashGrid(nn.Module):
             backend: "torch" is quick everywhere, "plain" the same mathematics spelled out, "tinycudann" a CUDA package.
         """
         super().__init__()
+        sizes = {"num_levels": num_levels, "features_per_level": features_per_level, "log2_size": log2_size}
+        for name, value in {**sizes, "base_resolution": base_resolution}.items():
+            whole(name, value)
+        number("growth", growth, 1)
         self.levels = grid_levels(num_levels, log2_size, base_resolution, growth)
         self.features_per_level, self.backend = features_per_level, backend
         self.out_dim = num_levels * features_per_level

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 PRIMES = (1, 2654435761, 805459861)
+UINT32 = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)

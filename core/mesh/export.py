@@ -29,22 +29,13 @@ from core.errors import BadMesh
 from core.files import atomic_file
 from core.images import from_pil
 from core.mesh.texture import TexturedMesh
+from core.srgb import to_linear, to_srgb
 from core.types import Mesh
 
 FORMATS = (".glb", ".obj", ".ply")
 GLB_MAGIC, JSON_CHUNK, BIN_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
 FLOAT, UNSIGNED_INT = 5126, 5125  # glTF component types
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
-
-
-def to_linear(srgb: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """sRGB in [0, 1] to linear light (IEC 61966-2-1)."""
-    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb.clamp(min=0) + 0.055) / 1.055) ** 2.4)
-
-
-def to_srgb(linear: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """Linear light in [0, 1] to sRGB."""
-    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp(min=1e-9) ** (1 / 2.4) - 0.055)
 
 
 def z_up_to_y_up(vertices: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from core.config import number, whole
+
 
 class OccupancyGrid(nn.Module):
     """A moving maximum of a field over the cells of [-bound, bound]^3, and the bits of the cells above a threshold."""
@@ -15,6 +17,10 @@ class OccupancyGrid(nn.Module):
     ) -> None:
         """Args: a cell counts as occupied above min(threshold, mean of the grid)."""
         super().__init__()
+        number("bound", bound, 0, above=True)
+        whole("resolution", resolution)
+        number("threshold", threshold, 0)
+        number("decay", decay, 0, 1)
         self.bound, self.resolution, self.threshold, self.decay = bound, resolution, threshold, decay
         self.values: Tensor
         self.occupied: Tensor

@@ -15,8 +15,21 @@ def ray_box(
     rays: Rays, bound: float, min_near: float = 0.0
 ) -> tuple[Float[Tensor, "rays"], Float[Tensor, "rays"], Bool[Tensor, "rays"]]:
     """Entry and exit depths of rays [R] through the cube [-bound, bound]^3, and which rays meet it."""
+    return _through(rays, -bound, bound, min_near)
+
+
+def ray_any_box(
+    rays: Rays, box: Float[Tensor, "2 3"]
+) -> tuple[Float[Tensor, "rays"], Float[Tensor, "rays"], Bool[Tensor, "rays"]]:
+    """The same for a box [low, high]."""
+    return _through(rays, box[0], box[1], 0.0)
+
+
+def _through(
+    rays: Rays, low: float | Float[Tensor, "3"], high: float | Float[Tensor, "3"], min_near: float
+) -> tuple[Float[Tensor, "rays"], Float[Tensor, "rays"], Bool[Tensor, "rays"]]:
     inverse = 1 / torch.where(rays.directions.abs() < 1e-12, 1e-12, rays.directions)
-    first, second = (-bound - rays.origins) * inverse, (bound - rays.origins) * inverse
+    first, second = (low - rays.origins) * inverse, (high - rays.origins) * inverse
     near = torch.minimum(first, second).amax(-1).clamp(min=min_near)
     far = torch.maximum(first, second).amin(-1)
     return near, far, far > near

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from core.cameras.poses import to_opengl
 from core.errors import BadMesh, BadRequest
 from core.images import read_image
-from core.mesh.export import to_linear
+from core.srgb import to_linear
 from data_tools.render.engines import Rendering, Request
 from data_tools.render.surface import GRAY
 

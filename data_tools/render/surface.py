@@ -25,7 +25,8 @@ from PIL import Image
 from torch import Tensor
 
 from core.errors import BadMesh
-from core.mesh.export import FORMATS, GLB_MAGIC, to_srgb, y_up_to_z_up
+from core.mesh.export import FORMATS, GLB_MAGIC, y_up_to_z_up
+from core.srgb import to_srgb
 from core.types import Mesh
 from data_tools.render.obj import obj_fault
 

@@ -68,6 +68,16 @@ def test_null_is_accepted_where_the_default_is_null_or_it_switches_something_off
     assert toy("--dry-run", "input=x", f"{key}=null", name="toy_generate") == (0, "settings are good\n")
 
 
+ARGUMENTS = "    limit: {_target_: core.config.number, key: some, value: 3, least: 0.5}\n"
+
+
+def test_an_argument_of_ours_may_be_of_any_kind_that_its_annotation_allows(toy):
+    add(toy, "\n" + ARGUMENTS)
+    assert toy("--dry-run", "input=x", "limit.value=[1,2]", name="toy_generate") == (0, "settings are good\n")
+    code, stderr = toy("--dry-run", "input=x", "limit.least=[1,2]", name="toy_generate")
+    assert code == 2 and stderr == "error: limit.least=[1,2]: expected a number (default 0.5)\n"
+
+
 def add(toy: Toy, settings: str) -> None:
     """More settings in the top file of toy_generate."""
     path = toy.conf / "toy_generate.yaml"

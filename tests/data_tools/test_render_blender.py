@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 from core.cameras.rigs import rig
 from core.errors import BadMesh
-from core.mesh.export import to_linear
+from core.srgb import to_linear
 from core.views import read_views
 from data_tools.render.__main__ import main
 from data_tools.render.blender import BLENDER_FROM_GLTF, find_blender, object_matrix, render_blender

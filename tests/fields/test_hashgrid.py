@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from core.errors import BadConfig
 from core.fields.hashgrid import HashGrid, ProgressiveBandHashGrid, grid_levels
 from core.fields.lookup import interpolate
 from tests.golden_fixture import load, rule_w_tensor
@@ -59,7 +60,8 @@ def _points(count: int, seed: int = 1) -> torch.Tensor:
     """Points of the unit cube with its corners, where dense levels wrap around, and some outside of it."""
     points = torch.rand(count, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     points[0], points[1] = 0.0, 1.0
-    points[2:4] = points[2:4] * 2 - 0.5
+    points[2], points[3] = -0.2, 1.2
+    points[4], points[5] = torch.tensor([-0.2, 0.5, 1.2]), torch.tensor([0.5, 1.2, -0.2])
     return points
 
 
@@ -123,6 +125,12 @@ def test_features_are_continuous_across_cells_and_differentiable_twice():
     assert torch.autograd.gradgradcheck(grid, points.requires_grad_(True))
     border = torch.full((1, 3), 0.5 / grid.levels[0].scale, dtype=torch.float64)  # where the first level's cell ends
     assert_close(grid(border - 1e-9), grid(border + 1e-9), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["num_levels", "features_per_level", "log2_size", "base_resolution", "growth"])
+def test_sizes_that_no_grid_has_are_refused(name):
+    with pytest.raises(BadConfig, match=f"{name}=0"):
+        HashGrid(**{name: 0.0 if name == "growth" else 0})
 
 
 def test_a_backend_that_is_not_installed_is_an_error_only_when_asked_for(monkeypatch):

@@ -10,8 +10,9 @@ import trimesh
 from torch.testing import assert_close
 
 from core.errors import BadMesh, BadOutput
-from core.mesh.export import read_mesh, to_linear, to_srgb, write_mesh, y_up_to_z_up, z_up_to_y_up
+from core.mesh.export import read_mesh, write_mesh, y_up_to_z_up, z_up_to_y_up
 from core.mesh.texture import bake_texture
+from core.srgb import to_linear, to_srgb
 from core.types import Mesh
 
 

@@ -75,7 +75,7 @@ def _derived(scene: Scene) -> Change:
                 shown = "is missing" if found is None else f"is {found.flatten()[:6].tolist()}"
                 raise BadCheckpoint(
                     f"checkpoint key {name} {shown}, but this scene has {wanted.flatten()[:6].tolist()}; set "
-                    "geometry.radius and renderer.occupancy.resolution to the checkpoint's"
+                    "scene.geometry.radius and scene.renderer.occupancy.resolution to the checkpoint's"
                 )
         left = {name: value for name, value in state.items() if name not in expected}
         return {**left, BITS: left[BITS].reshape(-1)} if BITS in left else left

@@ -49,16 +49,15 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     formats, device = formats_of(config["format"]), choose_device(config["device"])
     loaded = load_source(config)
     folder = Path(config["out"]) / FOLDER
-    key = config_hash({name: config[name] for name in SHAPING} | {"scene": loaded.sha256, "format": sorted(formats)})
+    key = config_hash({name: config[name] for name in SHAPING} | loaded.identity | {"format": sorted(formats)})
     done = None if config["overwrite"] else finished(folder, key, mark=MARK, parts=lambda record: record["files"])
     if done is not None:
         say(f"{folder}: done before, skipped")
         return done
     scene = loaded.scene.to(device)
     with out_of_memory_as_request(HINT):
-        threshold = threshold_of(config["threshold"], loaded)
-        isosurface = instantiate(config["isosurface"])(threshold=threshold)
-        mesh, report = isosurface(scene.geometry.density, scene.geometry.radius, device=device)
+        isosurface = instantiate(config["isosurface"])(threshold=threshold_of(config["threshold"], loaded))
+        mesh, report, threshold = isosurface(scene.geometry.density, scene.geometry.radius, device=device)
         mesh, textured = painted(scene, mesh, size=config["texture_size"], padding=config["texture_padding"])
         record: dict[str, Any] = {"key": key, "prompt": loaded.prompt, "step": loaded.step, "scene": str(loaded.file)}
         with atomic_folder(folder, overwrite=config["overwrite"], mark=MARK) as temporary:

@@ -39,7 +39,7 @@ def render(cfg: DictConfig) -> dict[str, Any]:
     device = choose_device(config["device"])
     loaded = load_source(config)
     folder = Path(config["out"]) / FOLDER
-    key = config_hash({name: config[name] for name in SHAPING} | {"scene": loaded.sha256})
+    key = config_hash({name: config[name] for name in SHAPING} | loaded.identity)
     done = None if config["overwrite"] else finished(folder, key, mark=MARK, parts=lambda record: record["files"])
     if done is not None:
         say(f"{folder}: done before, skipped")

@@ -59,6 +59,9 @@ class ImplicitVolume(nn.Module):
         super().__init__()
         for name, value in {"radius": radius, "finite_difference_eps": finite_difference_eps}.items():
             number(name, value, 0, above=True)
+        number("blob_scale", blob_scale)
+        number("blob_std", blob_std, 0, above=True)
+        whole("feature_dim", feature_dim)
         whole("hidden_dim", hidden_dim)
         whole("num_hidden", num_hidden)
         if isinstance(density_bias, str):
@@ -66,6 +69,7 @@ class ImplicitVolume(nn.Module):
         if normal_type is not None:
             one_of("normal_type", normal_type, NORMALS)
         self.encoding, self.radius, self.normal_type = encoding, radius, normal_type
+        self.feature_dim = feature_dim
         self.density_bias, self.blob_scale, self.blob_std = density_bias, blob_scale, blob_std
         self.finite_difference_eps = finite_difference_eps
         self.inward_finite_difference = inward_finite_difference
@@ -103,7 +107,7 @@ class ImplicitVolume(nn.Module):
         """
         wanted = self.normal_type is not None if normals is None else normals
         if wanted and self.normal_type is None:
-            raise ValueError("normals were asked for, but the geometry has normal_type=null; set one")
+            raise ValueError("normals were asked for, but scene.geometry.normal_type is null; set one")
         if wanted and self.normal_type == "analytic":
             return self._with_analytic_normal(points)
         encoded = self._encode(points)

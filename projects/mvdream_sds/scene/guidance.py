@@ -4,7 +4,6 @@ A step encodes the rendered views, adds noise, lets the frozen denoiser guess th
 and pulls the rendered ones towards that guess. The denoiser itself gets no gradient and none goes through it.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -19,7 +18,7 @@ from core.errors import BadConfig
 from core.models.latents import Latents
 from projects.mvdream_sds.cameras import condition
 from projects.mvdream_sds.model import MultiViewDenoiser
-from projects.mvdream_sds.scene.annealing import Schedule, annealed, check_schedule
+from projects.mvdream_sds.scene.annealing import Schedule, annealed, check_bounds
 
 Views = Float[Tensor, "s v c h w"]
 Noise = Float[Tensor, "b c h w"] | torch.Generator
@@ -61,6 +60,7 @@ class MultiViewGuidance:
         recon_std_rescale: float = 0.5,
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
         max_scenes: int = 0,
+        compile: bool = False,
     ) -> None:
         """
         Args:
@@ -73,6 +73,7 @@ class MultiViewGuidance:
             precision: of the frozen networks.
             max_scenes: that the denoiser sees at once, each twice (with text and without); 0: all. A bound on memory
                 without effect on the result.
+            compile: the denoiser by torch.compile, in the first step of each stage; the same to rounding.
         """
         number("guidance.guidance_scale", guidance_scale, 0)
         number("guidance.recon_std_rescale", recon_std_rescale, 0, 1)
@@ -81,18 +82,19 @@ class MultiViewGuidance:
             whole(f"guidance.{name}", value, least=least)
         if whole("guidance.image_size", image_size) or image_size % latents.reduction:
             raise BadConfig(f"guidance.image_size={image_size}: expected a multiple of {latents.reduction}")
-        for name, schedule in (("min_step_percent", min_step_percent), ("max_step_percent", max_step_percent)):
-            check_schedule(f"guidance.{name}", schedule)
+        check_bounds("guidance.min_step_percent", min_step_percent, "guidance.max_step_percent", max_step_percent)
         self.denoiser, self.latents = denoiser.eval().requires_grad_(False), latents.eval().requires_grad_(False)
         self.num_views, self.image_size, self.guidance_scale = num_views, image_size, guidance_scale
         self.min_step_percent, self.max_step_percent = min_step_percent, max_step_percent
         self.recon_loss, self.recon_std_rescale = recon_loss, recon_std_rescale
         self.precision, self.max_scenes = precision, max_scenes
+        self._compiled = torch.compile(denoiser.predict, dynamic=False) if compile else None
 
     def timesteps(self, step: int) -> tuple[int, int]:
         """The first and the last timestep that training step `step` may draw."""
         total = self.denoiser.schedule.num_timesteps
-        return tuple(int(total * annealed(s, step)) for s in (self.min_step_percent, self.max_step_percent))
+        low, high = (int(total * annealed(s, step)) for s in (self.min_step_percent, self.max_step_percent))
+        return low, max(low, high)  # equal bounds may be rounded apart
 
     def encode(self, rgb: Float[Tensor, "b height width 3"], noise: Noise) -> Float[Tensor, "b c h w"]:
         """Latents, sampled, of images in [0, 1]; gradients flow back to the images."""
@@ -165,15 +167,31 @@ class MultiViewGuidance:
         self, x_t: Views, t: Int[Tensor, "s"], context: tuple[Tensor, Tensor], camera: Float[Tensor, "s v d"]
     ) -> tuple[Views, Views]:
         """The noise in x_t by the text, and by the negative one."""
-        texts = torch.cat([c.to(x_t).expand(len(x_t), *c.shape[1:]) for c in context])
+        views = max(c.shape[1] for c in context)  # a text each for one of them, and one for all for the other
+        texts = torch.cat([c.to(x_t).expand(len(x_t), views, -1, -1) for c in context])
         inputs = [torch.cat([x, x]) for x in (x_t, t, camera)]
         size = 2 * self.max_scenes or len(texts)
         parts = zip(inputs[0].split(size), inputs[1].split(size), texts.split(size), inputs[2].split(size), strict=True)
         with self._cast(x_t.device):
-            eps = torch.cat([self.denoiser.predict(*part) for part in parts])
+            eps = torch.cat([self._guess(*part) for part in parts])
         conditional, unconditional = eps.to(x_t.dtype).chunk(2)
         return conditional, unconditional
 
-    def _cast(self, device: torch.device) -> AbstractContextManager:
+    def _guess(self, *part: Tensor) -> Views:
+        """The denoiser's; BadConfig where it cannot be compiled."""
+        if self._compiled is None:
+            return self.denoiser.predict(*part)
+        from torch._dynamo.exc import TorchDynamoException  # loading it costs a second, which torch.compile has paid
+
+        try:
+            return self._compiled(*part)
+        except TorchDynamoException as error:
+            cause = " ".join(str(error).strip().partition("\n\n")[0].split())  # what follows tells of log settings
+            raise BadConfig(
+                f"guidance.compile=true: torch.compile cannot do it here ({cause}); set it to false"
+            ) from error
+
+    def _cast(self, device: torch.device) -> torch.autocast:
+        """The frozen networks' precision, whatever the one around it is."""
         dtype = PRECISIONS[self.precision]
-        return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+        return torch.autocast(device.type, dtype, enabled=dtype is not None)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,14 @@ Density = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 1"]]
 Box = Float[Tensor, "2 3"]
 SOMETHING = 1e-5  # density of what `auto` takes into account
 MARGIN = 0.1  # around what the first pass found, in parts of its extent
+
+
+class Surface(NamedTuple):
+    """What was found, and the density at which."""
+
+    mesh: Mesh
+    report: MeshReport
+    threshold: float
 
 
 class Isosurface:
@@ -52,7 +60,7 @@ class Isosurface:
         whole("isosurface.chunk", chunk)
         number("isosurface.min_component", min_component, 0, 1)
         if threshold != "auto":
-            number("isosurface.threshold", threshold, 0, above=True)
+            number("threshold", threshold, 0, above=True)
         if tets is not None and method == "mc":
             raise BadConfig(f"isosurface.tets={tets}: marching cubes reads no tetrahedra; set isosurface.method=mt")
         self.method, self.resolution, self.threshold = method, resolution, threshold
@@ -62,9 +70,7 @@ class Isosurface:
             self.grid = kuhn_grid(resolution) if tets is None else read_tets(tets)
 
     @torch.no_grad()
-    def __call__(
-        self, density: Density, radius: float, *, device: torch.device | str = "cpu"
-    ) -> tuple[Mesh, MeshReport]:
+    def __call__(self, density: Density, radius: float, *, device: torch.device | str = "cpu") -> Surface:
         """The cleaned surface of a density in [-radius, radius]^3, closed, facing outward, in world units.
 
         Raises:
@@ -79,7 +85,7 @@ class Isosurface:
             margin = MARGIN * (high - low)
             box = torch.stack([torch.maximum(low - margin, cube[0]), torch.minimum(high + margin, cube[1])])
             mesh = self._surface(self._values(density, box, device), threshold, box)
-        return clean_mesh(mesh, min_component=self.min_component)
+        return Surface(*clean_mesh(mesh, min_component=self.min_component), threshold)
 
     def _level(self, values: Tensor) -> float:
         if self.threshold != "auto":
@@ -88,10 +94,10 @@ class Isosurface:
         if len(something) == 0:
             raise BadMesh(
                 f"surface is empty: the density lies in [{values.min():.4g}, {values.max():.4g}], nowhere above "
-                f"{SOMETHING:g}, so that isosurface.threshold=auto finds nothing; train longer"
+                f"{SOMETHING:g}, so that threshold=auto finds nothing; train longer"
             )
         level = float(something.mean())
-        log.info("isosurface.threshold=auto: %.4g", level)
+        log.info("threshold=auto: %.4g", level)
         return level
 
     def _values(self, density: Density, box: Box, device: torch.device | str) -> Tensor:
@@ -112,7 +118,7 @@ class Isosurface:
             state = "full" if low >= threshold else "empty"
             raise BadMesh(
                 f"surface is {state}: density lies in [{low:.4g}, {high:.4g}] and never crosses the threshold "
-                f"{threshold:.4g}; train longer, or set isosurface.threshold=auto"
+                f"{threshold:.4g}; train longer, or set threshold=auto"
             )
         if self.grid is None:
             mesh = extract_surface(values, level=threshold, bound=1.0, inside_is_below=False, what="density")

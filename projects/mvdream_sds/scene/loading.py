@@ -21,7 +21,7 @@ from projects.mvdream_sds.scene.checkpoint import load_official_scene
 from projects.mvdream_sds.scene.scene import Scene
 
 SCENE = "scene."  # its place in what trains it
-OFFICIAL_STEP = 10000  # a published checkpoint's name says it, not its content; it decides a shading at most
+OFFICIAL_STEP = 10000  # a published checkpoint's name says it, not its content; it decides shading and levels
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,12 @@ class Loaded:
     file: Path
     sha256: str
     orbit: Mapping[str, Any]  # the settings of its previews' cameras; empty for the official ones
+    parts: Mapping[str, Any] | None = None  # the settings of its parts where they came from the command line
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides how it looks: a file, and the settings that are not in it."""
+        return {"scene": self.sha256} | ({} if self.parts is None else {"parts": self.parts})
 
     def orbit_as(self, config: Mapping[str, Any], num_views: int, size: int | None) -> OrbitCameras:
         """An orbit with the elevation, distance and fov (degrees) of `config`, or its own where those are null."""
@@ -61,7 +67,7 @@ def load_run(run: Path, *, step: int | None = None) -> Loaded:
     if step is not None:
         folder = root / f"step_{step:08d}"
         if not folder.is_dir():
-            there = sorted(checkpoints.step_of(path) for path in root.glob("step_*") if path.is_dir())
+            there = sorted(checkpoints.step_of(path) for path in root.glob("step_*") if _is_checkpoint(path))
             raise MissingWeights(f"{str(run)!r} holds no checkpoint of step {step}; there are {there or 'none'}")
         return _of_checkpoint(folder)
     newest, causes = checkpoints.newest_valid(root)
@@ -83,13 +89,19 @@ def load_published(path: Path, scene: Mapping[str, Any]) -> Loaded:
         raise MissingWeights(f"no scene at {str(path)!r}; give threestudio's last.ckpt, or run=")
     built = build_scene(scene)
     load_official_scene(built, path)
-    return Loaded(built, OFFICIAL_STEP, None, path, sha256_file(path), {})
+    built.geometry.update_step(OFFICIAL_STEP)
+    return Loaded(built, OFFICIAL_STEP, None, path, sha256_file(path), {}, scene)
 
 
 def build_scene(settings: Mapping[str, Any]) -> Scene:
     """A scene with initial weights, which leaves torch's random state as it is."""
     with torch.random.fork_rng(devices=[]):
         return instantiate(settings)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Not one that was set aside as broken."""
+    return path.is_dir() and checkpoints.NAME.fullmatch(path.name) is not None
 
 
 def _of_checkpoint(folder: Path) -> Loaded:

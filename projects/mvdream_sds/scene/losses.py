@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from projects.mvdream_sds.scene.annealing import Schedule, annealed, check_schedule
+from projects.mvdream_sds.scene.annealing import Schedule, annealed, check_schedule, most
 from projects.mvdream_sds.scene.renderer import Rendered
 
 Scalar = Float[Tensor, ""]
@@ -18,7 +18,7 @@ def orient_loss(rendered: Rendered) -> Scalar:
     """
     samples = rendered.samples
     if samples.normal is None:
-        raise ValueError("the orientation loss needs normals; set geometry.normal_type, or its weight to 0")
+        raise ValueError("the orientation loss needs normals; set scene.geometry.normal_type, or losses.orient=0")
     away = (samples.normal * samples.directions).sum(-1, keepdim=True).clamp(min=0)
     return (samples.weights.detach() * away.square()).sum() / (rendered.opacity > 0).sum().clamp(min=1)
 
@@ -67,18 +67,25 @@ class SceneLosses(nn.Module):
         for name, schedule in self.schedules.items():
             check_schedule(f"losses.{name}", schedule)
 
-    def weights(self, step: int, epoch: int = 0) -> dict[str, float]:
+    def weights(self, step: int) -> dict[str, float]:
         """The weight of each loss at a step."""
-        return {name: annealed(schedule, step, epoch) for name, schedule in self.schedules.items()}
+        return {name: annealed(schedule, step) for name, schedule in self.schedules.items()}
 
-    def forward(
-        self, guidance: dict[str, Tensor], rendered: Rendered, *, step: int, epoch: int = 0
-    ) -> dict[str, Tensor]:
+    @property
+    def ever_needs_normal(self) -> bool:
+        """Whether the orientation loss counts at some step."""
+        return most(self.schedules["orient"]) > 0
+
+    def needs_normal(self, step: int) -> bool:
+        """Whether it counts at this one."""
+        return annealed(self.schedules["orient"], step) > 0
+
+    def forward(self, guidance: dict[str, Tensor], rendered: Rendered, *, step: int) -> dict[str, Tensor]:
         """ "loss", its terms `loss_*` before their weights, `lambda_*`, and what the guidance only reports.
 
         Regularisers with weight 0 are not computed.
         """
-        weights = self.weights(step, epoch)
+        weights = self.weights(step)
         terms = {name: value for name, value in guidance.items() if name.startswith("loss_")}
         if unknown := [name for name in terms if name.removeprefix("loss_") not in weights]:
             raise ValueError(f"no weight for {unknown}")

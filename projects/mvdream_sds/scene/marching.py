@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from core.render.volume import density_weights, visible
+from core.render.volume import density_weights, ray_any_box, visible
 from core.types import Rays
 from projects.mvdream_sds.scene.occupancy import SceneOccupancy
 
@@ -87,13 +87,10 @@ def _ranges(
     rays: Rays, box: Float[Tensor, "2 3"], step: float, shift: Float[Tensor, "rays"]
 ) -> tuple[Int[Tensor, "rays"], Int[Tensor, "rays"]]:
     """First section and number of sections of each ray whose middles may lie in `box`; one more at either end."""
-    inverse = 1 / torch.where(rays.directions.abs() < 1e-12, 1e-12, rays.directions)
-    low, high = (box[0] - rays.origins) * inverse, (box[1] - rays.origins) * inverse
-    near = torch.minimum(low, high).amax(-1).clamp(min=0)
-    far = torch.maximum(low, high).amin(-1)
+    near, far, hit = ray_any_box(rays, box)
     first = (near / step - 0.5 - shift).floor().clamp(min=0)
     last = (far / step - 0.5 - shift).ceil()
-    return first.long(), torch.where(far > near, last - first + 1, 0).clamp(min=0).long()
+    return first.long(), torch.where(hit, last - first + 1, 0).clamp(min=0).long()
 
 
 @torch.no_grad()

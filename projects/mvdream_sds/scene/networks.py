@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from core.config import suggestion
 from core.errors import BadConfig
+from core.srgb import to_srgb
 
 EXP_LIMIT = 15.0  # trunc_exp's slope grows no further
 
@@ -22,6 +23,11 @@ def mlp(in_dim: int, out_dim: int, *, hidden_dim: int = 64, num_hidden: int = 1)
     for fan_in, fan_out in pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out, bias=False), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], out_dim, bias=False))
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """Within it a scene computes in 32 bits, whatever precision a run has: threestudio too has no autocast there."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def safe_norm(vectors: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
@@ -48,12 +54,6 @@ class _TruncatedExp(torch.autograd.Function):
         return gradient * x.clamp(max=EXP_LIMIT).exp()
 
 
-def linear_to_srgb(x: Tensor) -> Tensor:
-    """The transfer function of sRGB (IEC 61966-2-1), clamped to [0, 1]."""
-    curved = 1.055 * x.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
-    return torch.where(x > 0.0031308, curved, 12.92 * x).clamp(0, 1)
-
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
     "exp": torch.exp,
@@ -63,7 +63,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "shifted_softplus": lambda x: F.softplus(x - 1),
-    "lin2srgb": linear_to_srgb,
+    "lin2srgb": lambda x: to_srgb(x).clamp(0, 1),
     "scale_-11_01": lambda x: x * 0.5 + 0.5,
 }
 OF_TORCH = ("softplus", "relu", "elu", "gelu", "silu", "leaky_relu", "softsign", "mish")  # pointwise, without arguments

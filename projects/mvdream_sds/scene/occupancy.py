@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from core.config import whole
 from core.render.occupancy import OccupancyGrid
 
 
@@ -25,6 +26,8 @@ class SceneOccupancy(OccupancyGrid):
         warmup: int = 256,
     ) -> None:
         super().__init__(bound=bound, resolution=resolution, threshold=threshold, decay=decay)
+        whole("every", every)
+        whole("warmup", warmup, least=0)
         self.every, self.warmup = every, warmup
 
     def is_due(self, step: int) -> bool:

@@ -25,11 +25,11 @@ class Scene(nn.Module):
         super().__init__()
         if geometry.radius != renderer.occupancy.bound:
             raise ValueError(
-                f"geometry.radius is {geometry.radius}, but renderer.occupancy.bound {renderer.occupancy.bound}; "
-                "the cells must fill the field's cube"
+                f"scene.geometry.radius is {geometry.radius}, but scene.renderer.occupancy.bound "
+                f"{renderer.occupancy.bound}; the cells must fill the field's cube"
             )
         if material.needs_normal and geometry.normal_type is None:
-            raise ValueError("a material with a point light needs normals: set geometry.normal_type=analytic")
+            raise ValueError("a material with a point light needs normals: set scene.geometry.normal_type=analytic")
         self.geometry, self.material = geometry, material
         self.background, self.renderer = background, renderer
 

@@ -25,6 +25,7 @@ from projects.mvdream_sds.scene.cameras import OrbitCameras, RandomCameras
 from projects.mvdream_sds.scene.draws import Seeded
 from projects.mvdream_sds.scene.guidance import MultiViewGuidance
 from projects.mvdream_sds.scene.losses import SceneLosses
+from projects.mvdream_sds.scene.networks import full_precision
 from projects.mvdream_sds.scene.prompts import Directions, Prompts
 from projects.mvdream_sds.scene.scene import Scene
 from projects.mvdream_sds.scene.text_cache import encode_cached
@@ -51,7 +52,7 @@ class ScoreDistillation(TrainingModule):
     """
 
     memory_hint = (
-        "set recompute=true, scene.cameras.batch_size or width and height lower, guidance.max_scenes=1, or "
+        "set recompute=true, cameras.batch_size or width and height lower, guidance.max_scenes=1, or "
         "guidance.precision=bf16"
     )
 
@@ -74,6 +75,7 @@ class ScoreDistillation(TrainingModule):
         **training: Any,
     ) -> None:
         super().__init__(**training)
+        _check_scene(scene, losses)
         if weights is not None:
             load_weights(teacher, weights_file(weights, advice=MISSING))
         cache = None if text_cache is None else Path(text_cache)
@@ -116,14 +118,22 @@ class ScoreDistillation(TrainingModule):
         return {name: value for name, value in state.items() if name.startswith("scene.")}
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """One step of score distillation. In validation, whose draws are always the same, also the probes."""
+        """One step of score distillation. In validation, whose draws are always the same, also the probes.
+
+        The scene is in 32 bits under any `trainer.precision`; the frozen networks have the guidance's own.
+        """
+        with full_precision(self.device):
+            return self._loss(generator)
+
+    def _loss(self, generator: torch.Generator) -> dict[str, Tensor]:
         draws = Seeded(generator)
         if self.training:
             # Alike on all ranks, whose scenes are alike: so are the cells that they take for empty.
             self.scene.update_step(self.step, seeded(self.seed, self.step, stream="occupancy"))
         views = self.cameras.draw(self.step, draws)
         rays = Rays(views.rays.origins.to(self.device), views.rays.directions.to(self.device))
-        rendered = self.scene(rays, views.light_positions, step=self.step, draws=draws)
+        normals = self.scene.material.needs_normal or self.losses.needs_normal(self.step)
+        rendered = self.scene(rays, views.light_positions, step=self.step, draws=draws, normals=normals)
         azimuth, elevation = (
             rearrange(angles, "(s v) -> s v", v=self.cameras.num_views)
             for angles in (views.azimuth_deg, views.elevation_deg)
@@ -151,6 +161,18 @@ class ScoreDistillation(TrainingModule):
         assert seen.normal is not None
         rows = [composite(seen.rgba), seen.normal, seen.opacity.expand(-1, 3, -1, -1)]
         return contact_sheet(torch.cat(rows), len(seen.rgba))
+
+
+def _check_scene(scene: Scene, losses: SceneLosses) -> None:
+    """Refuse scenes that could be built but not optimised."""
+    geometry = scene.geometry
+    if geometry.normal_type is None and losses.ever_needs_normal:
+        raise BadConfig(
+            f"losses.orient={losses.schedules['orient']} needs normals, but scene.geometry.normal_type is null; set "
+            "scene.geometry.normal_type=analytic, or losses.orient=0"
+        )
+    if geometry.feature_dim != 3:
+        raise BadConfig(f"scene.geometry.feature_dim={geometry.feature_dim}: a colour has 3")
 
 
 def _flat(rates: dict[str, Any], prefix: str = "") -> dict[str, float]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.cameras.rays import pixel_rays
+from core.modes import evaluated
 from core.types import Cameras
+from projects.mvdream_sds.scene.networks import full_precision
 from projects.mvdream_sds.scene.scene import Scene
 
 
@@ -55,7 +57,7 @@ def joined(parts: Sequence[Seen]) -> Seen:
 def _see_one(scene: Scene, camera: Cameras, step: int, normals: bool) -> Seen:
     camera = camera.to(next(scene.parameters()).device)
     wanted = scene.material.needs_normal or normals
-    with evaluated(scene), _with_normals(scene):
+    with evaluated(scene), _with_normals(scene), full_precision(camera.poses.device):
         seen = scene(pixel_rays(camera), camera.centers, step=step, normals=wanted)
     premultiplied, opacity, behind = (_picture(values) for values in (seen.foreground, seen.opacity, seen.background))
     rgba = torch.cat([(premultiplied / opacity.clamp(min=1e-6)).clamp(0, 1), opacity.clamp(0, 1)], dim=1)
@@ -64,18 +66,6 @@ def _see_one(scene: Scene, camera: Cameras, step: int, normals: bool) -> Seen:
 
 def _picture(values: Tensor) -> Tensor:
     return rearrange(values, "v h w c -> v c h w").float().cpu()
-
-
-@contextmanager
-def evaluated(module: nn.Module) -> Iterator[None]:
-    """Within it the module is in evaluation mode; afterwards each part is as it was."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 @contextmanager

@@ -129,6 +129,18 @@ def test_a_folder_that_is_no_run_and_a_step_that_was_not_kept_are_named(tmp_path
         load_run(tmp_path)
     with pytest.raises(MissingWeights, match=r"no checkpoint of step 3; there are none"):
         load_run(tmp_path, step=3)
+    for name in ("step_00000002", "step_00000003.broken-1"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    with pytest.raises(MissingWeights, match=r"no checkpoint of step 3; there are \[2\]"):
+        load_run(tmp_path, step=3)
+
+
+def test_a_published_scene_counts_by_its_file_and_the_settings_of_its_parts(box, tmp_path):
+    same, other = (
+        Loaded(box, 7, None, tmp_path, "0" * 64, {}, {"material": {"ambient_only_steps": steps}}) for steps in (0, 1)
+    )
+    assert same.identity != other.identity and same.identity["scene"] == other.identity["scene"]
+    assert Loaded(box, 7, None, tmp_path, "0" * 64, {}).identity == {"scene": "0" * 64}
 
 
 @pytest.mark.parametrize(
@@ -140,10 +152,12 @@ def test_a_folder_that_is_no_run_and_a_step_that_was_not_kept_are_named(tmp_path
         (export_program, {"threshold": "low"}, "threshold=low"),
         (export_program, {"threshold": 0}, "threshold=0"),
         (export_program, {"texture_size": 1}, "texture_size=1"),
+        (export_program, {"isosurface": {"threshold": 5}}, "isosurface.threshold=5: set threshold= itself"),
         (render_program, {"run": None, "weights": "last.ckpt"}, "scene=mvdream_sd21"),
         (render_program, {"size": 8}, "size=8"),
         (render_program, {"num_views": 0}, "num_views=0"),
         (render_program, {"panels": ["depth"]}, "panels=depth"),
+        (render_program, {"panels": []}, "panels is empty; choose some of rgb, normal, opacity"),
         (render_program, {"fov": 180}, "fov=180"),
     ],
 )

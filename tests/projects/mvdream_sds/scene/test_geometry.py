@@ -27,8 +27,10 @@ def test_density_features_and_normals_are_the_official_ones(name):
     if matter.normal is not None:
         _close(matter.normal, DATA[f"{name}_normal"], 1e-4)
     with torch.no_grad():
-        assert_close(scene.geometry(DATA["points"]).density, matter.density)
-        assert scene.geometry(DATA["points"]).normal is None or matter.normal is not None
+        again = scene.geometry(DATA["points"])
+    assert_close(again.density, matter.density)
+    assert_close(again.normal, matter.normal if matter.normal is None else matter.normal.detach())
+    assert not again.density.requires_grad and (again.normal is None or not again.normal.requires_grad)
 
 
 def test_gradients_are_the_official_ones():

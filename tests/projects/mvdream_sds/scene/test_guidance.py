@@ -8,7 +8,7 @@ from core.cameras.poses import from_opengl
 from core.errors import BadConfig
 from core.training.randomness import generator
 from projects.mvdream_sds.cameras import condition
-from projects.mvdream_sds.scene.annealing import annealed, check_schedule
+from projects.mvdream_sds.scene.annealing import annealed, check_bounds, check_schedule
 from projects.mvdream_sds.scene.guidance import MultiViewGuidance
 from tests.golden_fixture import load
 from tests.projects.mvdream_sds.golden_networks import close, golden_networks
@@ -95,13 +95,39 @@ def test_timesteps_and_weights_anneal_as_published(networks):
         assert annealed(orient, step) == pytest.approx(weight)
 
 
-def test_schedules_count_epochs_where_they_end_in_a_fraction():
+def test_schedules_are_numbers_or_lines_between_whole_steps():
     assert annealed([1.0, 3.0, 4], 1) == 1.5
-    assert annealed([0, 1.0, 3.0, 4.0], 100, epoch=2) == 2.0
+    assert annealed([2, 1.0, 3.0, 4], 3) == 2.0
     assert annealed(0.7, 12) == 0.7
-    for bad in ([1.0], [0, 1.0, 2.0, 0], [0, 1.0, float("nan"), 5], "linear"):
+    for bad in ([1.0], [0, 1.0, 2.0, 0], [0, 1.0, float("nan"), 5], "linear", [0, 1.0, 2.0, 1e3]):
         with pytest.raises(BadConfig, match="min_step_percent"):
             check_schedule("min_step_percent", bad)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.02, 1.0, "high=1.0: expected parts of all timesteps, below 1"),
+        (0.02, [0, 0.9, 1.2, 10], "high=.*below 1"),
+        (-0.1, 0.9, "low=-0.1: expected a number of at least 0"),
+        (0.6, [0, 0.98, 0.5, 100], r"low=0.6 is above high=.* at step 100: 0.6 > 0.5"),
+        ([0, 0.02, 0.5, 1000.0], 0.98, "give it as a whole number, such as 1000"),
+    ],
+)
+def test_bounds_that_some_step_could_draw_no_timestep_from_are_refused(low, high, said):
+    with pytest.raises(BadConfig, match=said):
+        check_bounds("low", low, "high", high)
+
+
+def test_bounds_that_meet_after_rounding_leave_one_timestep(networks):
+    guidance = MultiViewGuidance(
+        denoiser=networks.denoiser,
+        latents=networks.latents,
+        image_size=INFO["image_size"],
+        min_step_percent=0.29,
+        max_step_percent=[0, 0.98, 0.29, 3],
+    )
+    assert guidance.timesteps(3) == (290, 290)
 
 
 def test_a_step_is_a_function_of_its_generator_and_teaches_the_picture_only(networks):

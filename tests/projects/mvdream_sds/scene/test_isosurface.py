@@ -21,7 +21,7 @@ def _two_balls(points: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("method", ["mt", "mc"])
 def test_a_ball_is_found_at_its_size(method):
-    mesh, report = Isosurface(method=method, resolution=24)(_ball(), 1.0)
+    mesh, report, _ = Isosurface(method=method, resolution=24)(_ball(), 1.0)
     assert report.watertight and report.volume == pytest.approx(4 / 3 * math.pi * 0.3**3, rel=0.02)
     assert mesh.vertices.norm(dim=-1).sub(0.3).abs().max() < 0.01
 
@@ -29,7 +29,7 @@ def test_a_ball_is_found_at_its_size(method):
 @pytest.mark.parametrize("method", ["mt", "mc"])
 def test_the_second_pass_is_finer(method):
     def error(fine: bool) -> float:
-        _, report = Isosurface(method=method, resolution=16, coarse_to_fine=fine)(_ball(0.2), 1.0)
+        _, report, _ = Isosurface(method=method, resolution=16, coarse_to_fine=fine)(_ball(0.2), 1.0)
         return abs(report.volume / (4 / 3 * math.pi * 0.2**3) - 1)
 
     assert error(True) < 0.5 * error(False)
@@ -37,24 +37,27 @@ def test_the_second_pass_is_finer(method):
 
 @pytest.mark.parametrize("method", ["mt", "mc"])
 def test_what_the_cube_cuts_is_closed_there(method):
-    _, report = Isosurface(method=method, resolution=32, coarse_to_fine=False)(lambda p: 50 * (1 - p[:, :1].abs()), 1.0)
+    _, report, _ = Isosurface(method=method, resolution=32, coarse_to_fine=False)(
+        lambda p: 50 * (1 - p[:, :1].abs()), 1.0
+    )
     assert report.watertight and report.volume == pytest.approx(4, rel=0.1)
 
 
 @pytest.mark.parametrize("method", ["mt", "mc"])
 def test_small_pieces_are_taken_away(method):
     options = {"method": method, "resolution": 32, "coarse_to_fine": False}
-    _, both = Isosurface(**options, min_component=0.0)(_two_balls, 1.0)
-    _, largest = Isosurface(**options, min_component=1.0)(_two_balls, 1.0)
+    _, both, _ = Isosurface(**options, min_component=0.0)(_two_balls, 1.0)
+    _, largest, _ = Isosurface(**options, min_component=1.0)(_two_balls, 1.0)
     assert (both.num_components, largest.num_components, largest.removed_components) == (2, 1, 1)
 
 
 @pytest.mark.parametrize("method", ["mt", "mc"])
 def test_the_automatic_threshold_is_the_mean_of_what_is_there(method):
     height = 0.5  # a faint scene, of which the published 25 would find nothing
-    mesh, _ = Isosurface(method=method, resolution=24, threshold="auto")(_ball(0.3, height), 1.0)
+    mesh, _, threshold = Isosurface(method=method, resolution=24, threshold="auto")(_ball(0.3, height), 1.0)
     # Mean of h (1 - r / R) over a ball of radius R is h / 4, which is the density at r = 3/4 R.
     assert mesh.vertices.norm(dim=-1).mean().item() == pytest.approx(0.75 * 0.6, rel=0.05)
+    assert threshold == pytest.approx(height / 4, rel=0.05), "the number that was used is told"
 
 
 @pytest.mark.parametrize("method", ["mt", "mc"])

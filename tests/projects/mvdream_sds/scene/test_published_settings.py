@@ -92,4 +92,4 @@ def test_the_guidance_losses_and_rates_are_the_published_ones(published):
     assert cfg.optimizer._target_ == "torch.optim.AdamW"
     assert (list(cfg.optimizer.betas), cfg.optimizer.eps, cfg.optimizer.weight_decay) == ([0.9, 0.99], 1e-15, 0.01)
     assert (cfg.trainer.max_steps, cfg.seed, cfg.front_threshold, cfg.back_threshold) == (10000, 0, 30.0, 30.0)
-    assert cfg.negative_prompt == NEGATIVE and not cfg.view_dependent
+    assert cfg.negative_prompt == NEGATIVE and cfg.view_dependent == "off"

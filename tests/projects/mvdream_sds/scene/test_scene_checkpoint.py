@@ -8,10 +8,12 @@ import torch
 from core.compose import composed
 from core.config import instantiate
 from core.errors import BadCheckpoint
+from core.fields.hashgrid import ProgressiveBandHashGrid
 from core.program import Program
 from core.settings import settings
 from projects.mvdream_sds.scene.checkpoint import load_official_scene, official_scene, scene_table
 from projects.mvdream_sds.scene.geometry import ImplicitVolume
+from projects.mvdream_sds.scene.loading import load_published
 from projects.mvdream_sds.scene.scene import Scene
 from tests.golden_fixture import load
 from tests.projects.mvdream_sds.scene.scenes import geometry_of, scene_of
@@ -58,6 +60,18 @@ def test_a_lightning_checkpoint_of_a_scene_is_read_without_its_guidance(tmp_path
     load_official_scene(other, tmp_path / "last.ckpt")
     for key, value in scene.state_dict().items():
         assert torch.equal(other.state_dict()[key], value)
+
+
+def test_a_published_scene_shows_all_levels_of_a_progressive_grid(tmp_path, monkeypatch):
+    scene = _small()
+    torch.save({"state_dict": official_scene(scene)}, tmp_path / "last.ckpt")
+    grid = scene.geometry.encoding
+    bands = ProgressiveBandHashGrid(grid=grid, start_level=1, start_step=0, update_steps=100)
+    scene.geometry.encoding = bands
+    monkeypatch.setattr("projects.mvdream_sds.scene.loading.build_scene", lambda settings: scene)
+    assert bands.active == 1
+    load_published(tmp_path / "last.ckpt", {})
+    assert bands.active == len(grid.levels)
 
 
 def test_a_scene_of_another_size_is_refused_with_the_setting_to_change(tmp_path):
