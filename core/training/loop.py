@@ -22,6 +22,7 @@ from core.training.signals import Stop
 from core.training.step import Outcome, Stepper
 from core.training.validation import evaluating, preview, validate
 
+SIGNAL_SECONDS = 5.0  # the longest wait for the signal of a worker's end, which breaks it off
 Step = tuple[list[Mapping[str, Any]], list[Broken]]
 
 
@@ -223,13 +224,14 @@ class Loop:
         """The loader's steps; a worker that dies or hangs is reported with the samples that it was reading."""
         try:
             yield from loader
-        except RuntimeError as error:
-            if "DataLoader" not in str(error):
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            died = error if isinstance(error, RuntimeError) else _end_of_a_worker(error)
+            if "DataLoader" not in str(died):
                 raise
             sampler = loader.batch_sampler
             items = sampler.plan.indices(self.at.step, len(self.train_items))  # type: ignore[union-attr]
             raise BadData(
-                f"{str(error).splitlines()[0]} It was reading for step {self.at.step} (items {items[:8]} ...); "
+                f"{str(died).splitlines()[0]} It was reading for step {self.at.step} (items {items[:8]} ...); "
                 "check those, or set data.workers lower (memory) or data.timeout_s higher"
             ) from error
 
@@ -259,3 +261,12 @@ def _optimizer(module: TrainingModule) -> torch.optim.Optimizer:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
+
+
+def _end_of_a_worker(error: Exception) -> Exception:
+    """What torch says of a worker that died while its tensors were fetched, once the signal of its end has come."""
+    try:
+        time.sleep(SIGNAL_SECONDS)
+    except RuntimeError as said:
+        return said
+    return error

@@ -9,8 +9,8 @@ from core.checkpoints.prediction import check_joint, check_prediction
 from projects.mvdream_sds import checkpoint
 
 MISSING = (  # what to do when no MVDream is found
-    "put the published sd-v2.1-base-4view.pt there, pass weights=PATH, or train the small ones (none are bundled yet): "
-    "projects/mvdream_sds/README.md has the commands"
+    "put the published sd-v2.1-base-4view.pt there, pass weights=PATH, or use the bundled small weights with "
+    "+experiment=mvdream_sds/views_toybox (to 3D: mvdream_sds/toybox)"
 )
 
 

@@ -4,12 +4,14 @@ import errno
 import json
 import os
 import resource
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from core.errors import BadConfig, BadData, BadOutput, BadRequest
 from core.training import checkpoints, lock
@@ -51,6 +53,25 @@ def test_a_worker_that_dies_is_reported_with_what_it_was_reading(tmp_path: Path)
     deadly = {"_target_": "tests.training.toy.Pictures", "deadly": [4]}
     with pytest.raises(BadData, match=r"exited unexpectedly.* reading for step \d+ \(items \["):
         run(config(tmp_path / "run", data__train=deadly, data__workers=1))
+
+
+def test_a_worker_that_dies_while_its_tensors_are_fetched_is_reported_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def died(signum: int, frame: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 7.")
+
+    def fetch(loader: DataLoader) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        raise EOFError
+
+    before = signal.signal(signal.SIGALRM, died)
+    monkeypatch.setattr(DataLoader, "__iter__", fetch)
+    try:
+        with pytest.raises(BadData, match=r"exited unexpectedly.* reading for step 0 \(items \["):
+            run(config(tmp_path / "run"))
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_memory_that_does_not_suffice_is_answered_with_the_settings_to_change(

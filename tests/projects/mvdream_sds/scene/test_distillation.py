@@ -103,13 +103,14 @@ def test_recomputing_gives_the_same_gradients(tmp_path):
 
 
 def test_rates_are_those_of_the_settings_and_the_teacher_learns_nothing(tmp_path):
-    module = build(config(tmp_path / "run"))
+    learnt = {"_target_": "projects.mvdream_sds.scene.background.NeuralEnvironmentMap"}
+    module = build(config(tmp_path / "run", scene__background=learnt))
     groups = {group["name"]: group for group in module.configure_optimizers().param_groups}
     assert {name: group["lr"] for name, group in groups.items()} == {
-        "geometry.encoding": 0.01,
-        "geometry.density_network": 0.001,
-        "geometry.feature_network": 0.001,
-        "background": 0.001,
+        "geometry.encoding": 0.02,
+        "geometry.density_network": 0.01,
+        "geometry.feature_network": 0.01,
+        "background": 0.002,
     }
     assert groups["background"]["betas"] == (0.9, 0.99) and groups["background"]["eps"] == 1e-15
     assert not any(p.requires_grad for p in [*module.denoiser.parameters(), *module.latents.parameters()])
