@@ -1,6 +1,7 @@
 """Keeps a run's progress: what is counted, when it is saved, what happens when saving fails, and going back."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -53,12 +54,18 @@ class Keeper:
         *,
         world_size: int,
         writes: bool,
+        cpu_began_s: float,
     ) -> None:
+        """
+        Args:
+            cpu_began_s: CPU seconds of this process when the run began.
+        """
         self.config, self.module, self.optimizer, self.ema, self.say = config, module, optimizer, ema, say
         self.writes = writes
         self.root = Path(config["out"]) / "checkpoints"
         self.slowest_s = 0.0
         self.failures = 0
+        self.cpu_began_s = cpu_began_s
         self.cpu_before_s = 0.0  # CPU seconds of the processes that this run continues
         self.spare: set[str] = set()  # broken checkpoints: reported, never deleted
         self.origin: Snapshot | None = None  # where this process began, if not at step 0
@@ -149,15 +156,15 @@ class Keeper:
         if self.ema is not None:
             state |= {name: average.to(state[name]) for name, average in self.ema.averages.items()}
         record = provenance(made["config"], seed=made["config"]["seed"])
-        record |= {"code": made["code"], "step": step, "cpu_seconds": round(self.cpu_seconds())}
+        record |= {"code": made["code"], "step": step, "cpu_seconds": math.ceil(self.cpu_seconds())}
         with atomic_folder(out, overwrite=True) as folder:
             metadata = self.module.export_metadata()
             checkpoints.save_tensors(self.module.export(state), folder / "model.safetensors", metadata)
             checkpoints.save_json(record, folder / "provenance.json")
 
     def cpu_seconds(self) -> float:
-        """User and system time of this process and of those that it continues."""
-        return self.cpu_before_s + time.process_time()
+        """User and system time of this run, in this process and in those that it continues."""
+        return self.cpu_before_s + time.process_time() - self.cpu_began_s
 
     def _capture(self, position: Position) -> Snapshot:
         state = self.facts | {"position": asdict(position), "cpu_seconds": self.cpu_seconds()}

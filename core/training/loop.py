@@ -29,7 +29,9 @@ Step = tuple[list[Mapping[str, Any]], list[Broken]]
 class Loop:
     """One process's part of a run."""
 
-    def __init__(self, fabric: Fabric, config: Mapping[str, Any], module: TrainingModule, stop: Stop) -> None:
+    def __init__(
+        self, fabric: Fabric, config: Mapping[str, Any], module: TrainingModule, stop: Stop, *, cpu_began_s: float
+    ) -> None:
         self.fabric, self.module, self.stop = fabric, module, stop
         self.config, self.trainer, self.data = config, config["trainer"], config["data"]
         self.out = Path(config["out"])
@@ -53,7 +55,14 @@ class Loop:
             )
         self.bar = Bar(config["name"], self.trainer["max_steps"], quiet=not first)
         self.keeper = Keeper(
-            config, module, self.stepper.optimizer, self.ema, self.bar.say, world_size=fabric.world_size, writes=first
+            config,
+            module,
+            self.stepper.optimizer,
+            self.ema,
+            self.bar.say,
+            world_size=fabric.world_size,
+            writes=first,
+            cpu_began_s=cpu_began_s,
         )
         self.at = self.keeper.resume()
         self.logs = self._open_logs() if first else None

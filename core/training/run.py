@@ -5,6 +5,7 @@ again in its folder continues from its newest valid checkpoint, bit for bit (on 
 (of Lightning) brings devices, precision and processes; the loop is ours, because exactness is decided there.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -48,11 +49,12 @@ def run(cfg: Mapping[str, Any]) -> float:
 
 def train(fabric: Fabric, config: Mapping[str, Any]) -> tuple[float, bool]:
     """What each process does; the metric, and whether the weights are of this run rather than of one before it."""
+    began = time.process_time()  # a batch or a sweep has several runs in one process
     with catching_signals() as stop, _deterministic(bool(config["trainer"]["deterministic"])):
         with out_of_memory_as_request(TrainingModule.memory_hint):
             module = build(config)
         with out_of_memory_as_request(module.memory_hint):
-            loop = Loop(fabric, config, module, stop)
+            loop = Loop(fabric, config, module, stop, cpu_began_s=began)
             return loop.run(), loop.keeper.made_here(loop.at.step)
 
 

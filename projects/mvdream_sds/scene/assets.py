@@ -1,5 +1,6 @@
 """What `python -m projects.mvdream_sds.assets` does: train, render and export, one text after the other."""
 
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -31,13 +32,14 @@ def make_assets(cfg: DictConfig) -> list[Record]:
     out = Path(given["out"])
 
     def work(name: str) -> Record:
-        folder = out / name
+        folder, began = out / name, time.process_time()
         made: dict[str, Any] = {}
         say(f"{name}: {texts[name]}")
         optimise({**of_training, "prompt": texts[name], "out": str(folder)})
         for part, make in (("render", render), ("export", export)):
             made[part] = make(OmegaConf.create(settings_of(SHOWN[part], given[part], str(folder))))
-        return {"prompt": texts[name], "folder": str(folder), "fidelity": made["export"]["fidelity"]}
+        fidelity, cpu_seconds = made["export"]["fidelity"], round(time.process_time() - began, 1)
+        return {"prompt": texts[name], "folder": str(folder), "fidelity": fidelity, "cpu_seconds": cpu_seconds}
 
     return run_batch(names, work, out=out, report=say)
 
