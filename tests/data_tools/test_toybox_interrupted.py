@@ -46,6 +46,7 @@ def test_objects_are_whole_or_missing_and_the_next_start_makes_the_missing(tmp_p
     assert sorted(path.name for path in (root / "train").iterdir()) == [f"train-0000{i}" for i in range(3)]
 
 
+@pytest.mark.slow
 def test_the_official_layout_is_interrupted_and_continued_as_well(tmp_path, capsys, monkeypatch):
     given = [f"out={tmp_path / 'toybox'}", *SMALL, f"official={tmp_path / 'official'}", "official_size=16"]
     with monkeypatch.context() as patch:

@@ -289,6 +289,7 @@ def test_wrong_folders_are_one_line(folders):
         run(folders, f"gt={folders / 'others'}", "protocol=toybox_shapes", f"pred={folders / 'same'}")
 
 
+@pytest.mark.slow
 def test_methods_are_named_on_the_command_line(folders, capsys):
     methods = f"pred={{same views: {folders / 'same'}, again: {folders / 'same'}}}"
     given = [f"gt={folders / 'gt'}", f"out={folders / 'out'}", "protocol=toybox", "protocol.num_objects=3"]

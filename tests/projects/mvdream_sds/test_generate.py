@@ -197,7 +197,7 @@ def test_without_a_text_there_is_nothing_to_make():
         ({"negative_prompt": "ugly"}, BadRequest, "'ugly'"),
         ({"prompt": None, "prompts": "nowhere.txt"}, BadRequest, "prompts=nowhere.txt: cannot be read"),
         ({"weights": "nowhere.pt"}, MissingWeights, "no weights at 'nowhere.pt'; put the published"),
-        ({"weights": "mvdream_toybox_that_is_not_there"}, MissingWeights, "train the small ones"),
+        ({"weights": "mvdream_toybox_that_is_not_there"}, MissingWeights, "use the bundled small weights"),
         ({"lora": "nowhere.safetensors"}, MissingWeights, "no adapters at 'nowhere.safetensors'"),
         ({"weights": "toybox_vae/x"}, MissingWeights, "toybox_vae/x"),
     ],

@@ -68,9 +68,7 @@ def test_a_folder_goes_on_past_a_bad_picture_and_lists_it(tmp_path, capsys):
 SLOW = pytest.mark.slow  # reading itself is tested mode by mode in test_images.py
 
 
-@pytest.mark.parametrize(
-    "mode", [pytest.param("I;16", marks=SLOW), "RGB", pytest.param("CMYK", marks=SLOW), pytest.param("L", marks=SLOW)]
-)
+@pytest.mark.parametrize("mode", [pytest.param(mode, marks=SLOW) for mode in ("I;16", "RGB", "CMYK", "L")])
 def test_a_picture_without_alpha_says_which_masks_there_are_and_takes_one(mode, tmp_path, capsys):
     suffix = ".tiff" if mode in ("CMYK", "I;16") else ".png"
     image = a_picture(mode="L").convert("I;16") if mode == "I;16" else a_picture(mode="RGB").convert(mode)

@@ -24,8 +24,8 @@ from tests.projects.syncdreamer.generating import BUNDLED, FAST, ROOT, a_picture
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("lr_ratee=1", ["lr_ratee"]),
-        ("cfg_scal=1", ["cfg_scale"]),
+        pytest.param("lr_ratee=1", ["lr_ratee"], marks=pytest.mark.slow),
+        pytest.param("cfg_scal=1", ["cfg_scale"], marks=pytest.mark.slow),
         ("trainer.max_steps=3", ["trainer"]),
         ("sample_steps=2000", ["2000", "use"]),
         ("sample_num=0", ["sample_num=0"]),
