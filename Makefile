@@ -139,7 +139,7 @@ eval-mvdream: toybox ## measure MVDream's views and score distillation on the te
 			out=$(MVDREAM_OUT)/assets-$$name "$$@" || exit; \
 	done
 	$(RUN) -m projects.benchmark.baselines task=captions out=outputs/eval/captions overwrite=true
-	$(RUN) -m projects.benchmark.baselines task=captions place='{object}/orbit/views' out=outputs/eval/captions_3d overwrite=true
+	$(RUN) -m projects.benchmark.baselines task=captions "place='{object}/orbit/views'" out=outputs/eval/captions_3d overwrite=true
 	for table in text text_3d; do \
 		$(RUN) -m projects.benchmark.evaluate +experiment=benchmark/mvdream_$$table out=outputs/eval/mvdream_$$table overwrite=true || exit; \
 	done
