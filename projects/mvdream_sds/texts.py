@@ -19,7 +19,7 @@ def named_texts(path: Path) -> dict[str, str]:
     Raises BadRequest where there is none, or a name that is none of a folder.
     """
     if path.is_dir():
-        found = {file.parent.name: file.read_text(encoding="utf-8").strip() for file in path.glob(f"*/{CAPTION_FILE}")}
+        found = {file.parent.name: " ".join(read_lines(file)) for file in path.glob(f"*/{CAPTION_FILE}")}
         if not found:
             raise BadRequest(f"prompts={path}: no folder there has a {CAPTION_FILE}")
         return dict(sorted(found.items()))

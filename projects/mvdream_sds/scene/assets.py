@@ -26,7 +26,7 @@ def make_assets(cfg: DictConfig) -> list[Record]:
     """One record per text; it goes on past a bad text, and fails at the end. What is done already stays as it is."""
     given: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     prompt = given["prompt"]
-    texts = named_texts(Path(given["prompts"])) if prompt is None else {folder_name(str(prompt)): str(prompt)}
+    texts = named_texts(Path(given["prompts"])) if prompt is None else {folder_name(str(prompt)): str(prompt).strip()}
     names = list(texts)[: given["num_prompts"]]
     of_training = {key: value for key, value in given.items() if key not in OWN}
     out = Path(given["out"])

@@ -24,10 +24,13 @@ def test_no_text_and_names_that_lead_elsewhere_are_refused(tmp_path):
     (tmp_path / "none.json").write_text("{}")
     (tmp_path / "away.json").write_text(json.dumps({"../cone": "a red cone"}))
     (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "bytes" / "a").mkdir(parents=True)
+    (tmp_path / "bytes" / "a" / "caption.txt").write_bytes(b"\xff\xfe")
     for name, fault, words in (
         ("none.json", BadRequest, "holds no text"),
         ("away.json", BadRequest, r"'\.\./cone' cannot be a folder's name"),
         ("broken.json", BadData, "cannot be read"),
+        ("bytes", BadRequest, r"caption\.txt: cannot be read as UTF-8"),
         ("missing.txt", BadRequest, "cannot be read"),
         ("", BadRequest, r"no folder there has a caption\.txt"),
     ):

@@ -52,6 +52,7 @@ def test_a_batch_goes_on_past_a_text_that_cannot_be_and_makes_nothing_twice(tmp_
         ({"prompts": None}, "give prompt=TEXT, or prompts="),
         ({"prompt": "a red cone"}, "give prompt=TEXT, or prompts="),
         ({"num_prompts": 0}, "num_prompts=0"),
+        ({"prompt": "a red cone", "prompts": None, "num_prompts": 3}, "with prompt= there is one"),
         ({"stage": "lowres"}, "assets are made of whole runs"),
         ({"export": {"format": "stl"}}, "format=stl"),
         ({"render": {"num_views": 0}}, "num_views=0"),
