@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from core.errors import BadMesh
-from core.render.raster import rasterize
+from core.render.raster import rasterize, vertex_normals
 from core.types import Cameras, Mesh
 
 
@@ -30,13 +31,14 @@ def bake_texture(
     mesh: Mesh,
     *,
     size: int = 1024,
-    color_at: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]] | None = None,
+    color_at: Callable[[Float[Tensor, "n 3"], Float[Tensor, "n 3"]], Float[Tensor, "n 3"]] | None = None,
     padding: int = 2,
 ) -> TexturedMesh:
     """Unwrap `mesh` and fill a `size` x `size` texture.
 
     Args:
-        color_at: colour of surface points; without it the vertex colours are interpolated.
+        color_at: colour of surface points, given with their unit normals (outwards, smooth over the surface); without
+            it the vertex colours are interpolated.
         padding: texels between charts. All uncovered texels take the nearest covered one's colour.
     """
     import xatlas  # a compiled package that only texture baking needs
@@ -55,7 +57,9 @@ def bake_texture(
     covered, texel_face, weights = _texels(uv, faces, size)
     corners = faces[texel_face]
     if color_at is not None:
-        filled = color_at((weights[..., None] * split.vertices[corners]).sum(1))
+        normals = vertex_normals(mesh).cpu()[origin]
+        points, normals = ((weights[..., None] * each[corners]).sum(1) for each in (split.vertices, normals))
+        filled = color_at(points, F.normalize(normals, dim=-1))
     else:
         assert split.colors is not None
         filled = (weights[..., None] * split.colors[corners]).sum(1)

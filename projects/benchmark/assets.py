@@ -132,7 +132,7 @@ def make_asset(views: ViewSet, cfg: Mapping[str, Any], work: Path) -> dict[str, 
         textured = bake_texture(
             mesh,
             size=cfg["mesh"]["texture_size"],
-            color_at=lambda points: field.surface_color(points.to(device), eyes.to(device)).cpu(),
+            color_at=lambda points, _: field.surface_color(points.to(device), eyes.to(device)).cpu(),
         )
         write_mesh(work / "mesh.obj", textured)
     write_mesh(work / "mesh.glb", textured or mesh)

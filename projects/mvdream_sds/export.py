@@ -11,6 +11,7 @@ from core.errors import BadConfig
 from projects.mvdream_sds.scene.source import check_orbit, check_source
 
 FORMATS = ("glb", "obj", "ply")
+COLORS = ("seen", "surface")
 
 
 def formats_of(given: Any) -> list[str]:
@@ -32,6 +33,7 @@ def check(cfg: dict[str, Any]) -> None:
     _check_threshold(cfg["threshold"])
     if "threshold" in cfg["isosurface"]:
         raise BadConfig(f"isosurface.threshold={cfg['isosurface']['threshold']}: set threshold= itself")
+    one_of("colors", cfg["colors"], COLORS)
     whole("texture_size", cfg["texture_size"], least=16)
     whole("texture_padding", cfg["texture_padding"], least=0)
     whole("num_views", cfg["num_views"], least=0)

@@ -86,7 +86,8 @@ class Maker:
 
     def make(self, item: Item) -> Record:
         """The views of one text in its folder, unless they are there; returns the line for results.jsonl."""
-        text = item.prompt + str(self.config["suffix"])
+        prompt = item.prompt
+        text = prompt + str(self.config["suffix"])
         key = self.key(text)
         overwrite = self.config["overwrite"]
         done = None if overwrite else finished(item.folder, key, mark=MARK)
@@ -106,9 +107,9 @@ class Maker:
                 images,
                 self.cameras if settings.use_camera else None,
                 settings.mask,
-                item.prompt,
+                prompt,
                 {**self.provenance, "prompt": text},
-                {"key": key, "prompt": item.prompt, "text": text},
+                {"key": key, "prompt": prompt, "text": text},
                 is_turn=settings.azimuth_span == FULL_TURN,
             )
         made = f"{record['samples']} samples of {record['views']} views"

@@ -1,7 +1,5 @@
 """What is asked for: texts, each with the name of its folder, and the cameras of the views."""
 
-import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,56 +7,36 @@ from typing import Any
 
 from core.cameras.rigs import mvdream
 from core.diffusion.steps import ldm_num_steps
-from core.errors import BadRequest
 from core.types import Cameras
 from projects.mvdream_sds.settings import Settings
 from projects.mvdream_sds.switches import OFFICIAL
-
-LONGEST_NAME = 60  # characters
+from projects.mvdream_sds.texts import folder_name, named_texts, text_of
 
 
 @dataclass(frozen=True)
 class Item:
-    """One text and the folder of its views."""
+    """One text, or the file that holds it, and the folder of its views."""
 
-    prompt: str
+    given: str | Path
     folder: Path
 
+    @property
+    def prompt(self) -> str:
+        """BadRequest for a file that cannot be read or holds no text."""
+        return text_of(self.given)
+
     def __str__(self) -> str:
-        return self.prompt
+        return str(self.given)
 
 
 def find_items(cfg: Mapping[str, Any]) -> list[Item]:
-    """The texts of `prompt=` or of the lines of `prompts=`; a line that is there twice is made once.
-
-    Raises BadRequest for a file that cannot be read or holds no text.
-    """
+    """The texts of `prompt=` or `prompts=` (`texts.named_texts`); BadRequest where there is none."""
     if cfg["prompt"] is not None:
-        texts = [str(cfg["prompt"]).strip()]
+        text = str(cfg["prompt"]).strip()
+        texts: Mapping[str, str | Path] = {folder_name(text): text}
     else:
-        texts = list(dict.fromkeys(read_lines(Path(str(cfg["prompts"])))))
-    return [Item(text, Path(cfg["out"]) / folder_name(text)) for text in texts]
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise BadRequest(f"prompts={path}: cannot be read as UTF-8 text ({reason})") from error
-    if not any(lines):
-        raise BadRequest(f"prompts={path}: holds no text; write one in each line")
-    return [line for line in lines if line]
-
-
-def folder_name(prompt: str) -> str:
-    """A name made of the words; where it does not say all of the text, it ends in a digest of it."""
-    name = re.sub(r"\W+", "_", prompt.lower()).strip("_")[:LONGEST_NAME].strip("_")
-    if name.replace("_", " ") == prompt and name.isascii():
-        return name
-    digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:6]
-    return "_".join([*([name] if name.isascii() and name else []), digest])
+        texts = named_texts(Path(str(cfg["prompts"])))
+    return [Item(given, Path(cfg["out"]) / name) for name, given in texts.items()]
 
 
 def cameras_of(settings: Settings) -> Cameras:

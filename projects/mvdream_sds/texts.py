@@ -1,36 +1,66 @@
 """Texts with names, from the places where people keep them."""
 
+import hashlib
+import re
 from pathlib import Path
 
 from core.errors import BadRequest
-from projects.mvdream_sds.request import folder_name, read_lines
 
 CAPTION_FILE = "caption.txt"
 TABLES = (".json", ".jsonl", ".csv")
+LONGEST_NAME = 60  # characters
 
 
-def named_texts(path: Path) -> dict[str, str]:
-    """Texts by name, each name fit for a folder.
+def named_texts(path: Path) -> dict[str, str | Path]:
+    """Texts by name, each name fit for a folder; of a folder of objects their files, for `text_of` to read.
 
     Args:
-        path: a text file with one in each line, which are named by their words; a table of names and texts
-            (`captioned.read_captions`); or a folder of objects, each with a `caption.txt`, as the toybox has.
+        path: a text file with one in each line, which are named by their words, and made once where they are there
+            twice; a table of names and texts (`captioned.read_captions`); or a folder of objects, each with a
+            `caption.txt`, as the toybox has.
 
     Raises BadRequest where there is none, or a name that is none of a folder.
     """
     if path.is_dir():
-        found = {file.parent.name: " ".join(read_lines(file)) for file in path.glob(f"*/{CAPTION_FILE}")}
-        if not found:
+        files = {file.parent.name: file for file in sorted(path.glob(f"*/{CAPTION_FILE}"))}
+        if not files:
             raise BadRequest(f"prompts={path}: no folder there has a {CAPTION_FILE}")
-        return dict(sorted(found.items()))
+        return dict(files)
+    found: dict[str, str | Path] = {}
     if path.suffix in TABLES:
         from projects.mvdream_sds.captioned import read_captions  # brings torch
 
-        found = {name: text.strip() for name, text in read_captions(path).items()}
+        found |= {name: text.strip() for name, text in read_captions(path).items()}
     else:
-        found = {folder_name(text): text for text in read_lines(path)}
+        found |= {folder_name(text): text for text in _lines(path)}
     if not found:
         raise BadRequest(f"prompts={path}: holds no text")
     if wrong := next((name for name in found if name != Path(name).name or name in ("", ".", "..")), None):
         raise BadRequest(f"prompts={path}: {wrong!r} cannot be a folder's name; rename it")
     return found
+
+
+def text_of(given: str | Path) -> str:
+    """The text itself, or what a file says in all its lines; BadRequest where that is nothing."""
+    return " ".join(_lines(given)) if isinstance(given, Path) else given
+
+
+def folder_name(prompt: str) -> str:
+    """A name made of the words; where it does not say all of the text, it ends in a digest of it."""
+    name = re.sub(r"\W+", "_", prompt.lower()).strip("_")[:LONGEST_NAME].strip("_")
+    if name.replace("_", " ") == prompt and name.isascii():
+        return name
+    digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return "_".join([*([name] if name.isascii() and name else []), digest])
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise BadRequest(f"prompts={path}: cannot be read as UTF-8 text ({reason})") from error
+    if not any(lines):
+        raise BadRequest(f"prompts={path}: holds no text; write one in each line")
+    return [line for line in lines if line]

@@ -48,7 +48,7 @@ def test_a_baked_texture_shows_the_vertex_colours(box, tmp_path, suffix):
 
 
 def test_a_texture_can_be_painted_from_a_function(box):
-    textured = bake_texture(box, size=64, color_at=lambda points: torch.full_like(points, 0.25))
+    textured = bake_texture(box, size=64, color_at=lambda points, _: torch.full_like(points, 0.25))
     assert_close(textured.texture, torch.full((3, 64, 64), 0.25))
 
 

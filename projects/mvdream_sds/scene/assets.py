@@ -13,11 +13,10 @@ from core.progress import console
 from core.provenance import listening_for_keep
 from core.training.run import run
 from projects.mvdream_sds.assets import OWN, SHOWN, settings_of
-from projects.mvdream_sds.request import folder_name
 from projects.mvdream_sds.scene.exporting import export
 from projects.mvdream_sds.scene.filming import render
 from projects.mvdream_sds.scene.run_settings import check, distillation
-from projects.mvdream_sds.texts import named_texts
+from projects.mvdream_sds.texts import folder_name, named_texts, text_of
 
 say = partial(console.print, markup=False, highlight=False)
 
@@ -26,20 +25,24 @@ def make_assets(cfg: DictConfig) -> list[Record]:
     """One record per text; it goes on past a bad text, and fails at the end. What is done already stays as it is."""
     given: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     prompt = given["prompt"]
-    texts = named_texts(Path(given["prompts"])) if prompt is None else {folder_name(str(prompt)): str(prompt).strip()}
+    texts: Mapping[str, str | Path]
+    if prompt is None:
+        texts = named_texts(Path(given["prompts"]))
+    else:
+        texts = {folder_name(str(prompt)): str(prompt).strip()}
     names = list(texts)[: given["num_prompts"]]
     of_training = {key: value for key, value in given.items() if key not in OWN}
     out = Path(given["out"])
 
     def work(name: str) -> Record:
-        folder, began = out / name, time.process_time()
+        folder, text, began = out / name, text_of(texts[name]), time.process_time()
         made: dict[str, Any] = {}
-        say(f"{name}: {texts[name]}")
-        optimise({**of_training, "prompt": texts[name], "out": str(folder)})
+        say(f"{name}: {text}")
+        optimise({**of_training, "prompt": text, "out": str(folder)})
         for part, make in (("render", render), ("export", export)):
             made[part] = make(OmegaConf.create(settings_of(SHOWN[part], given[part], str(folder))))
         fidelity, cpu_seconds = made["export"]["fidelity"], round(time.process_time() - began, 1)
-        return {"prompt": texts[name], "folder": str(folder), "fidelity": fidelity, "cpu_seconds": cpu_seconds}
+        return {"prompt": text, "folder": str(folder), "fidelity": fidelity, "cpu_seconds": cpu_seconds}
 
     return run_batch(names, work, out=out, report=say)
 

@@ -6,10 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from core.batch import finished
 from core.config import instantiate
@@ -23,11 +20,13 @@ from core.mesh.gltf_rules import check_glb
 from core.mesh.texture import TexturedMesh, bake_texture
 from core.progress import console
 from core.provenance import config_hash, provenance
+from core.render.raster import vertex_normals
 from core.render.textured import render_textured
 from core.types import Cameras, Mesh
 from projects.mvdream_sds.export import formats_of
 from projects.mvdream_sds.scene.fidelity import compare, side_by_side
 from projects.mvdream_sds.scene.loading import Loaded
+from projects.mvdream_sds.scene.painting import PAINTERS, Painter
 from projects.mvdream_sds.scene.scene import Scene
 from projects.mvdream_sds.scene.source import load_source
 from projects.mvdream_sds.scene.threshold import NUM_VIEWS, seen_threshold
@@ -37,10 +36,9 @@ say = partial(console.print, markup=False, highlight=False)
 FOLDER, MARK, NAME, SHEET = "mesh", "result.json", "mesh", "field_and_mesh.png"
 # What decides the mesh; where it goes and where it is computed do not. The scene counts by its content.
 SHAPING = (
-    "threshold", "isosurface", "texture_size", "texture_padding", "num_views", "size", "elevation", "distance", "fov",
+    "threshold", "isosurface", "colors", "texture_size", "texture_padding", "num_views", "size", "elevation", "distance", "fov",
 )  # fmt: skip
 HINT = "set isosurface.resolution or texture_size lower, or device=cpu"
-CHUNK = 1 << 16
 
 
 def export(cfg: DictConfig) -> dict[str, Any]:
@@ -58,7 +56,9 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     with out_of_memory_as_request(HINT):
         isosurface = instantiate(config["isosurface"])(threshold=threshold_of(config["threshold"], loaded))
         mesh, report, threshold = isosurface(scene.geometry.density, scene.geometry.radius, device=device)
-        mesh, textured = painted(scene, mesh, size=config["texture_size"], padding=config["texture_padding"])
+        mesh, textured = painted(
+            scene, mesh, PAINTERS[config["colors"]], size=config["texture_size"], padding=config["texture_padding"]
+        )
         record: dict[str, Any] = {"key": key, "prompt": loaded.prompt, "step": loaded.step, "scene": str(loaded.file)}
         with atomic_folder(folder, overwrite=config["overwrite"], mark=MARK) as temporary:
             write_files(temporary, formats, mesh, textured)
@@ -84,21 +84,10 @@ def threshold_of(given: str | float, loaded: Loaded) -> float | str:
     return found
 
 
-def painted(scene: Scene, mesh: Mesh, *, size: int, padding: int) -> tuple[Mesh, TexturedMesh]:
+def painted(scene: Scene, mesh: Mesh, paint: Painter, *, size: int, padding: int) -> tuple[Mesh, TexturedMesh]:
     """The mesh with the field's base colours at its vertices, and with a texture of them."""
-    colored = replace(mesh, colors=base_color(scene, mesh.vertices))
-    return colored, bake_texture(colored, size=size, color_at=partial(base_color, scene), padding=padding)
-
-
-@torch.no_grad()
-def base_color(scene: Scene, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """The field's colour at points, without light."""
-    device = next(scene.parameters()).device
-    parts = [
-        scene.material.albedo(scene.geometry(part.to(device), normals=False).features).cpu()
-        for part in points.split(CHUNK)
-    ]
-    return torch.cat(parts)
+    colored = replace(mesh, colors=paint(scene, mesh.vertices, vertex_normals(mesh)))
+    return colored, bake_texture(colored, size=size, color_at=partial(paint, scene), padding=padding)
 
 
 def write_files(folder: Path, formats: list[str], mesh: Mesh, textured: TexturedMesh) -> None:

@@ -16,9 +16,10 @@ from core.errors import BadCheckpoint, BadConfig, BadRequest, MissingWeights, Us
 from core.views import read_views
 from projects.mvdream_sds import generate, pipeline
 from projects.mvdream_sds.forecast import estimate_memory
-from projects.mvdream_sds.request import folder_name, remarks
+from projects.mvdream_sds.request import remarks
 from projects.mvdream_sds.settings import Settings, check
 from projects.mvdream_sds.switches import OFFICIAL, SCHEDULERS
+from projects.mvdream_sds.texts import folder_name
 from tests.projects.mvdream_sds.generating import SIZE, SMALL, base, config, run, weights
 
 PROMPT = "a red cone"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from core.errors import BadData, BadRequest
-from projects.mvdream_sds.texts import named_texts
+from projects.mvdream_sds.texts import named_texts, text_of
 
 
 def test_lines_are_called_by_their_words_tables_and_folders_name_theirs(tmp_path):
@@ -17,20 +17,30 @@ def test_lines_are_called_by_their_words_tables_and_folders_name_theirs(tmp_path
         (folder / name / "caption.txt").write_text(text)
     assert named_texts(lines) == {"a_red_cone": "a red cone", "a_blue_cube": "a blue cube"}
     assert named_texts(table) == {"second": "a blue cube", "first": "a red cone"}
-    assert named_texts(folder) == {"a": "a red cone", "b": "a blue cube"}
+    found = {name: text_of(given) for name, given in named_texts(folder).items()}
+    assert found == {"a": "a red cone", "b": "a blue cube"}
+
+
+def test_a_caption_file_that_is_no_text_is_refused_when_its_turn_comes(tmp_path):
+    for name, content in (("a", b"\xff\xfe"), ("b", b"a red cone"), ("c", b"\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "caption.txt").write_bytes(content)
+    bytes_, good, blank = named_texts(tmp_path).values()
+    assert text_of(good) == "a red cone"
+    with pytest.raises(BadRequest, match=r"caption\.txt: cannot be read as UTF-8"):
+        text_of(bytes_)
+    with pytest.raises(BadRequest, match=r"caption\.txt: holds no text"):
+        text_of(blank)
 
 
 def test_no_text_and_names_that_lead_elsewhere_are_refused(tmp_path):
     (tmp_path / "none.json").write_text("{}")
     (tmp_path / "away.json").write_text(json.dumps({"../cone": "a red cone"}))
     (tmp_path / "broken.json").write_text("{")
-    (tmp_path / "bytes" / "a").mkdir(parents=True)
-    (tmp_path / "bytes" / "a" / "caption.txt").write_bytes(b"\xff\xfe")
     for name, fault, words in (
         ("none.json", BadRequest, "holds no text"),
         ("away.json", BadRequest, r"'\.\./cone' cannot be a folder's name"),
         ("broken.json", BadData, "cannot be read"),
-        ("bytes", BadRequest, r"caption\.txt: cannot be read as UTF-8"),
         ("missing.txt", BadRequest, "cannot be read"),
         ("", BadRequest, r"no folder there has a caption\.txt"),
     ):

@@ -1,0 +1,67 @@
+"""The colours of a mesh that stands for a scene: base colours, without light.
+
+A learnt field is seldom a solid with a skin: its density rises over some depth, and its colours change in there. What
+one sees is a mixture. `at_surface` takes the colour where the mesh happens to lie, as the official export does;
+`seen` takes the mixture that a ray finds which enters there, straight against the surface.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from projects.mvdream_sds.scene.scene import Scene
+
+Painter = Callable[[Scene, Float[Tensor, "n 3"], Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
+CHUNK = 1 << 16  # points that pass through the field at once
+OUTSIDE = 2  # sections of a ray before the surface: the mesh lies where density is high already
+OPAQUE = 0.01  # a ray ends where less light than this comes from beyond
+
+
+def at_surface(
+    scene: Scene, points: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"] | None = None
+) -> Float[Tensor, "n 3"]:
+    """Base colours in [0, 1] at points, on the CPU; `normals` do not matter."""
+    return _in_parts(lambda points: _look(scene, points)[1], scene, points)
+
+
+def seen(scene: Scene, points: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """Base colours in [0, 1], on the CPU, along rays that enter at points of a surface against its unit normals.
+
+    C = sum_i w_i c_i / sum_i w_i with w_i = T_i alpha_i, in the sections of the scene's own renderer, from a little
+    outside to where nothing more is seen, at most half the cube deep. A ray that meets nothing has the colour at its point.
+    """
+    return _in_parts(lambda points, normals: _along_rays(scene, points, normals), scene, points, normals)
+
+
+PAINTERS: dict[str, Painter] = {"seen": seen, "surface": at_surface}
+
+
+def _along_rays(scene: Scene, points: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    step, radius = scene.renderer.step, scene.geometry.radius
+    mixed, light = torch.zeros_like(points), torch.ones_like(points[:, :1])
+    for section in range(-OUTSIDE, max(1, round(radius / step))):
+        alive = (light[:, 0] > OPAQUE).nonzero()[:, 0]
+        if not len(alive):
+            break
+        places = (points[alive] - (section + 0.5) * step * normals[alive]).clamp(-radius, radius)
+        density, rgb = _look(scene, places)
+        passed = torch.exp(-density * step)
+        mixed[alive] += light[alive] * (1 - passed) * rgb
+        light[alive] *= passed
+    opacity = 1 - light
+    return torch.where(opacity > 1e-3, mixed / opacity.clamp(min=1e-3), _look(scene, points)[1])
+
+
+def _look(scene: Scene, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 3"]]:
+    """Density and base colour."""
+    matter = scene.geometry(points, normals=False)
+    return matter.density, scene.material.albedo(matter.features)
+
+
+@torch.no_grad()
+def _in_parts(paint: Callable[..., Tensor], scene: Scene, *inputs: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    device = next(scene.parameters()).device
+    parts = zip(*(each.split(CHUNK) for each in inputs), strict=True)
+    return torch.cat([paint(*(each.to(device) for each in part)).cpu() for part in parts])
