@@ -18,7 +18,7 @@ from core.device import autocast, choose_device
 from core.files import atomic_folder, sha256_file
 from core.masks import check_mask_here
 from core.memory import out_of_memory_as_request
-from core.models.bundled import frozen_files, weights_file
+from core.models.bundled import frozen_files
 from core.progress import console, progress_bar
 from core.provenance import config_hash, provenance
 from core.training.randomness import generator
@@ -29,7 +29,7 @@ from projects.mvdream_sds.results import MARK, write_result
 from projects.mvdream_sds.sampler import make_steps, sample
 from projects.mvdream_sds.settings import SHAPING, Settings
 from projects.mvdream_sds.taught import without_training
-from projects.mvdream_sds.weights import MISSING, load_weights
+from projects.mvdream_sds.weights import files_of, load_weights
 
 say = partial(console.print, markup=False, highlight=False)
 FULL_TURN = 360.0
@@ -42,11 +42,7 @@ def generate(cfg: DictConfig) -> list[Record]:
     settings, device = Settings.of(config), choose_device(config["device"])
     check_mask_here(settings.mask)
     items = find_items(config)
-    weights = [weights_file(config["weights"], advice=MISSING)]
-    if config["lora"] is not None:
-        weights.append(
-            weights_file(config["lora"], what="adapters", advice="give the file of a training with model.lora")
-        )
+    weights = files_of(config["weights"], config["lora"])
     for remark in remarks(config["model"], settings, str(config["negative_prompt"])):
         say(remark)
     estimate = estimate_memory(config["model"], settings, device)
@@ -63,11 +59,7 @@ def load_system(model: Mapping[str, Any], settings: Settings, weights: list[Path
         weights: of the model, and possibly adapters, which are merged into it.
     """
     system = instantiate(model)
-    load_weights(system, weights[0])
-    for adapters in weights[1:]:
-        from projects.mvdream_sds.lora import load_lora  # brings peft
-
-        load_lora(system.denoiser, adapters)
+    load_weights(system, *weights)
     if model["denoiser"]["attention"] == "eager":
         # It is quicker where there are gradients, and gives the same to rounding.
         use_joint_attention(system.denoiser.unet, "torch")

@@ -16,7 +16,7 @@ from core.device import choose_device
 from core.files import sha256_file
 from core.foreground import with_alpha
 from core.images import truncated
-from core.models.bundled import frozen_files, weights_file
+from core.models.bundled import frozen_files
 from core.predicting import Predictions
 from core.progress import console, progress_bar
 from core.provenance import provenance
@@ -26,7 +26,7 @@ from projects.mvdream_sds.pipeline import load_system, make_views
 from projects.mvdream_sds.request import cameras_of, remarks
 from projects.mvdream_sds.settings import Settings
 from projects.mvdream_sds.taught import without_training
-from projects.mvdream_sds.weights import MISSING
+from projects.mvdream_sds.weights import files_of
 
 # What does not decide an object's views: how many there are, and how they are computed.
 ASIDE = ("out", "num_objects", "batch_view_num", "device", "overwrite")
@@ -42,13 +42,13 @@ def predict(cfg: DictConfig) -> None:
     say = partial(console.print, markup=False, highlight=False)
     config = without_training(given, say)
     settings, device = Settings.of({**config, "samples": 1}), choose_device(config["device"])
-    path = weights_file(config["weights"], advice=MISSING)
+    weights = files_of(config["weights"], config["lora"])
     pack = open_pack(config["root"], config["split"])
     whole("num_objects", config["num_objects"], most=len(pack.uids))
     for remark in remarks(config["model"], settings, str(config["negative_prompt"])):
         say(remark)
-    system = load_system(config["model"], settings, [path], device)
-    record = provenance(config, weights=[path], seed=settings.seed)
+    system = load_system(config["model"], settings, weights, device)
+    record = provenance(config, weights=weights, seed=settings.seed)
     record["weights"] |= {name: sha256_file(file) for name, file in frozen_files(config["model"]).items()}
     deciding = {key: value for key, value in config.items() if key not in ASIDE} | {"data": pack.sha256}
     predictions = Predictions.of(Path(config["out"]), record, deciding, overwrite=config["overwrite"])

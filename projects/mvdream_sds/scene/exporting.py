@@ -36,7 +36,8 @@ say = partial(console.print, markup=False, highlight=False)
 FOLDER, MARK, NAME, SHEET = "mesh", "result.json", "mesh", "field_and_mesh.png"
 # What decides the mesh; where it goes and where it is computed do not. The scene counts by its content.
 SHAPING = (
-    "threshold", "isosurface", "colors", "texture_size", "texture_padding", "num_views", "size", "elevation", "distance", "fov",
+    "threshold", "isosurface", "colors", "texture_size", "texture_padding",
+    "num_views", "size", "elevation", "distance", "fov",
 )  # fmt: skip
 HINT = "set isosurface.resolution or texture_size lower, or device=cpu"
 

@@ -30,7 +30,7 @@ def seen(scene: Scene, points: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3
     """Base colours in [0, 1], on the CPU, along rays that enter at points of a surface against its unit normals.
 
     C = sum_i w_i c_i / sum_i w_i with w_i = T_i alpha_i, in the sections of the scene's own renderer, from a little
-    outside to where nothing more is seen, at most half the cube deep. A ray that meets nothing has the colour at its point.
+    outside to where nothing more is seen, at most half the cube deep. A ray that meets nothing has its point's colour.
     """
     return _in_parts(lambda points, normals: _along_rays(scene, points, normals), scene, points, normals)
 

@@ -17,6 +17,7 @@ PASSED_ON = ("name", "seed", "out", "resume", "force_resume", "optimizer", "trai
 OF_MODEL = (
     "scene",
     "weights",
+    "lora",
     "cameras",
     "losses",
     "rates",
@@ -35,6 +36,8 @@ def check(cfg: Mapping[str, Any]) -> None:
         check_text(key, cfg[key])
     if not str(cfg["prompt"]).strip():
         raise BadConfig("prompt is empty; describe an object, such as prompt='a red cube on a blue cylinder'")
+    if cfg["lora"] is not None and cfg["weights"] is None:
+        raise BadConfig(f"lora={cfg['lora']}: adapters go onto a model's weights; give weights=, or set lora=null")
     one_of("stage", cfg["stage"], STAGES)
     if cfg["view_dependent"] is not False:  # what YAML makes of an off without quotes
         one_of("view_dependent", cfg["view_dependent"], VIEW_DEPENDENT)

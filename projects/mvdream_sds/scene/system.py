@@ -17,7 +17,6 @@ from core.config import number
 from core.errors import BadConfig
 from core.images import composite, contact_sheet
 from core.metrics.janus import janus, opposite
-from core.models.bundled import weights_file
 from core.training.module import Batch, TrainingModule
 from core.training.randomness import generator as seeded
 from core.types import Rays
@@ -31,7 +30,7 @@ from projects.mvdream_sds.scene.scene import Scene
 from projects.mvdream_sds.scene.text_cache import encode_cached
 from projects.mvdream_sds.scene.views import see
 from projects.mvdream_sds.system import MultiViewSystem
-from projects.mvdream_sds.weights import MISSING, load_weights
+from projects.mvdream_sds.weights import files_of, load_weights
 
 GRAY = 0.5  # behind the probes' views: neither a dark nor a light object vanishes
 LOGGED_WHEN_VALIDATING = ("loss", "loss_sds")
@@ -43,6 +42,7 @@ class ScoreDistillation(TrainingModule):
     Args:
         teacher: the multi-view model, whose text encoder and decoder are let go once the texts are encoded.
         weights: its weights; None keeps what it was built with.
+        lora: adapters that are merged into them, or None.
         guidance: makes the guidance from a denoiser and latents.
         rates: learning rates of the scene's parts, by name, in units of `lr`; of a part's parts likewise.
         orbit: the views of previews and of the Janus probe.
@@ -62,6 +62,7 @@ class ScoreDistillation(TrainingModule):
         scene: Scene,
         teacher: MultiViewSystem,
         weights: str | None,
+        lora: str | None = None,
         guidance: Callable[..., MultiViewGuidance],
         cameras: RandomCameras,
         losses: SceneLosses,
@@ -77,7 +78,7 @@ class ScoreDistillation(TrainingModule):
         super().__init__(**training)
         _check_scene(scene, losses)
         if weights is not None:
-            load_weights(teacher, weights_file(weights, advice=MISSING))
+            load_weights(teacher, *files_of(weights, lora))
         cache = None if text_cache is None else Path(text_cache)
         self.prompts = Prompts(
             lambda texts: encode_cached(teacher.text_encoder, texts, cache),

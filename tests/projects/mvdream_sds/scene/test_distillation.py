@@ -166,6 +166,7 @@ def test_a_run_does_not_go_on_with_another_prompt(tmp_path, whole):
         ({"front_threshold": 200}, "front_threshold=200"),
         ({"stage": "lowres", "cameras__resolution_milestones": []}, "has one resolution"),
         ({"trainer__max_steps": 0}, "trainer.max_steps=0"),
+        ({"lora": "dog.safetensors", "weights": None}, "lora=dog.safetensors: adapters go onto a model's weights"),
     ],
 )
 def test_settings_that_no_run_can_have_are_refused(tmp_path, changes, said):

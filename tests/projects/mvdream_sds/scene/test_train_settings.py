@@ -6,14 +6,16 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from core.command_line import parse_flags, prepare
-from core.config import CONF, check_targets
+from core.config import CONF, check_targets, instantiate
 from core.errors import BadConfig
 from core.settings import precheck
 from core.training.randomness import generator
 from core.training.run import build
 from projects.mvdream_sds import train
+from projects.mvdream_sds.lora import load_lora
 from projects.mvdream_sds.scene.run_settings import check, distillation
 from tests.projects.mvdream_sds.scene.distilling import config, settings
 
@@ -127,6 +129,27 @@ def test_a_scene_is_in_full_precision_whatever_the_run_has(tmp_path):
 
     plain, mixed = results(nullcontext()), results(torch.autocast("cpu", torch.bfloat16))
     assert all(torch.equal(one, other) for one, other in zip(plain, mixed, strict=True))
+
+
+def test_adapters_are_merged_into_the_weights_that_teach(tmp_path):
+    teacher = config(tmp_path)["model"]["teacher"]
+
+    def saved(system, name: str) -> str:
+        save_file(system.export(system.state_dict()), tmp_path / name, metadata=system.export_metadata())
+        return str(tmp_path / name)
+
+    torch.manual_seed(0)
+    weights = saved(instantiate(teacher), "model.safetensors")
+    adapted = instantiate({**teacher, "start": weights, "lora": {"rank": 2, "alpha": 4.0}})
+    with torch.no_grad():
+        for parameter in adapted.trained().values():
+            parameter.normal_()
+    adapters = saved(adapted, "lora.safetensors")
+    plain, taught = (build(config(tmp_path / "run", weights=weights, lora=lora)).denoiser for lora in (None, adapters))
+    assert not torch.equal(*(each.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight
+                             for each in (plain, taught)))  # fmt: skip
+    load_lora(plain, adapters)
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in taught.state_dict().items())
 
 
 @pytest.mark.slow
