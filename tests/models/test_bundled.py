@@ -1,14 +1,19 @@
 """Weights by path or by name: a bundled file that is not the one its card names is refused."""
 
+import importlib
 import json
+import shlex
 import shutil
 
 import pytest
 from transformers.utils import logging as transformers_logging
 
+from core.command_line import parse_flags, prepare
+from core.config import check_targets
 from core.errors import BadCheckpoint, MissingWeights
 from core.models import bundled
 from core.models.bundled import WEIGHTS, bundled_names, image_encoder, latents, weights_file, weights_folder
+from core.settings import precheck
 
 NAMES = ("syncdreamer_toybox", "toybox_clip", "toybox_vae")
 
@@ -31,6 +36,19 @@ def test_the_bundled_models_are_those_that_their_cards_describe():
     assert set(NAMES) <= set(bundled_names())
     for name in bundled_names():
         assert weights_folder(name) == WEIGHTS / name
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_a_card_tells_the_cost_the_data_and_a_command_that_this_code_still_reads(name):
+    card = json.loads((WEIGHTS / name / "card.json").read_text())
+    assert 0 < card["cpu_seconds"] <= 7200 and card["data_sha256"] and card["measured"]
+    assert sum(path.stat().st_size for path in (WEIGHTS / name).rglob("*")) < 12e6
+    for command in (card["command"], *([card["measured_with"]] if "protocol" in card else [])):
+        python, dash_m, module, *arguments = shlex.split(command)
+        assert (python, dash_m) == ("python", "-m")
+        program = importlib.import_module(module).main.program
+        cfg, _ = precheck(program, parse_flags(prepare(arguments, program)))
+        check_targets(cfg)
 
 
 def test_weights_are_found_by_path_by_folder_and_by_name(tmp_path):

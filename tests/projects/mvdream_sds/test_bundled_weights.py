@@ -13,11 +13,6 @@ CARD = json.loads((WEIGHTS / "mvdream_toybox" / "card.json").read_text())
 OBJECTS = 2
 
 
-def test_the_card_tells_what_the_weights_cost_and_how_they_were_measured():
-    assert 0 < CARD["cpu_seconds"] <= 7200 and "projects.mvdream_sds.train_views" in CARD["command"]
-    assert CARD["data_sha256"] and CARD["protocol"] and "projects.mvdream_sds.predict" in CARD["measured_with"]
-
-
 def test_by_its_card_the_views_show_their_caption_better_than_another_object_does():
     """And worse than the true views; projects/mvdream_sds/README.md has the table."""
     for name in ("silhouette IoU", "colour overlap", "recall", "precision", "colours F1"):

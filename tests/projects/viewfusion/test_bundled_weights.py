@@ -13,11 +13,6 @@ CARD = json.loads((WEIGHTS / "viewfusion_toybox" / "card.json").read_text())
 OBJECTS = 2
 
 
-def test_the_card_tells_what_the_weights_cost_and_how_they_were_measured():
-    assert 0 < CARD["cpu_seconds"] <= 7200 and "projects.viewfusion.train" in CARD["command"]
-    assert CARD["data_sha256"] and CARD["protocol"] and "projects.viewfusion.predict" in CARD["measured_with"]
-
-
 def test_by_its_card_more_images_are_better_and_fusion_beats_single_references():
     """Of the paper's claims those that hold at this scale; projects/viewfusion/README.md tells the others."""
     found = {name: scores["PSNR (dB)"]["mean"] for name, scores in CARD["measured"].items()}
