@@ -88,9 +88,9 @@ class Keeper:
         old, force = snapshot.state, self.config["force_resume"]
         is_finished = snapshot.step >= self.config["trainer"]["max_steps"]
         if is_finished:
-            resume.check_finished(old["config"], self.config, snapshot.step, self.say)
+            resume.check_finished(old["config"], self.config, snapshot.step, self.say, self.module)
         else:
-            resume.check_config(old["config"], self.config, force, self.say)
+            resume.check_config(old["config"], self.config, force, self.say, self.module)
         resume.check_frozen(old["frozen"], self.facts["frozen"], force)
         for name, what in (("threads", "threads"), ("world_size", "processes")):
             if old[name] != self.facts[name] and not is_finished:

@@ -26,9 +26,14 @@ class TrainingModule(L.LightningModule):
         step: steps taken, for a loss whose schedule does not stretch with the run; the loop sets it.
         memory_hint: what to do where memory runs out; it ends the message.
         has_idle_parameters: whether some steps leave trained parameters without a gradient.
+        data_settings: settings, and groups of them, that decide what a step reads or draws, beside those of any run
+            (`core.training.resume`); a run does not go on with others unless it is forced to.
+        harmless_settings: among those, what does not.
     """
 
     has_idle_parameters = False
+    data_settings: tuple[str, ...] = ()
+    harmless_settings: tuple[str, ...] = ()
     memory_hint = "set data.batch_size lower (and trainer.accumulate higher), or trainer.precision=bf16"
 
     def __init__(
@@ -56,6 +61,10 @@ class TrainingModule(L.LightningModule):
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Optimiser groups, each with "params" and possibly its own "lr"; by default all that is trainable, at `lr`."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad], "lr": lr}]
+
+    def setting_name(self, key: str) -> str:
+        """What the program's user calls the setting `key` of the run; messages say this."""
+        return key
 
     def preview(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "3 height width"] | None:
         """A picture in [0, 1] of what the model makes of some validation samples; None for nothing to show."""

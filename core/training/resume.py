@@ -7,6 +7,7 @@ from typing import Any
 from core.errors import BadCheckpoint, BadConfig
 from core.training import checkpoints
 from core.training.checkpoints import Snapshot
+from core.training.module import TrainingModule
 
 # What decides what a step reads or draws. Another number of devices keeps each epoch complete, but from the step of
 # the change on, a step stands at another place of the epoch.
@@ -51,34 +52,42 @@ def choose(out: Path, resume: str, say: Callable[[str], None]) -> tuple[Snapshot
     return checkpoints.load(newest), set(causes)
 
 
-def check_config(old: Mapping[str, Any], new: Mapping[str, Any], force: bool, say: Callable[[str], None]) -> None:
+def check_config(
+    old: Mapping[str, Any], new: Mapping[str, Any], force: bool, say: Callable[[str], None], module: TrainingModule
+) -> None:
     """Prints what changed since the checkpoint; a change of what steps read or draw needs `force`."""
     changes = {key: change for key, *change in differences(old, new) if not _under(key, UNSAID)}
-    for key, (before, now) in changes.items():
-        say(f"resuming with {key}: {before} -> {now}")
-    grave = [key for key in changes if _under(key, DATA_AFFECTING) and not _under(key, HARMLESS)]
+    affecting, harmless = (*DATA_AFFECTING, *module.data_settings), (*HARMLESS, *module.harmless_settings)
+    grave = [key for key in changes if _under(key, affecting) and not _under(key, harmless)]
+    said = {module.setting_name(key): " -> ".join(map(str, change)) for key, change in changes.items()}
+    for name, change in said.items():
+        say(f"resuming with {name}: {change}")
     if grave and not force:
-        listed = ", ".join(f"{key} {changes[key][0]} -> {changes[key][1]}" for key in grave)
+        names = dict.fromkeys(module.setting_name(key) for key in grave)
         raise BadConfig(
-            f"this run was started with other data settings ({listed}); set them back, or force_resume=true to go on"
+            f"this run was started with other data settings ({', '.join(f'{name} {said[name]}' for name in names)}); "
+            "set them back, or force_resume=true to go on"
         )
 
 
-def check_finished(old: Mapping[str, Any], new: Mapping[str, Any], step: int, say: Callable[[str], None]) -> None:
+def check_finished(
+    old: Mapping[str, Any], new: Mapping[str, Any], step: int, say: Callable[[str], None], module: TrainingModule
+) -> None:
     """Refuses settings with which the `step` steps of a finished run were not taken; no step would follow them."""
     most = new["trainer"]["max_steps"]
     changes = shaping(old, new)
     if step > most:
         changes["trainer.max_steps"] = (step, most)
     if changes:
-        listed = ", ".join(f"{key} {before} -> {now}" for key, (before, now) in changes.items())
+        said = {module.setting_name(key): f"{before} -> {now}" for key, (before, now) in changes.items()}
+        listed = ", ".join(f"{name} {change}" for name, change in said.items())
         raise BadConfig(
             f"the run in {str(new['out'])!r} is finished (step {step}), with other settings ({listed}); set them "
             "back, choose another out=, or raise trainer.max_steps to train on with them"
         )
     for key, before, now in differences(old, new):
         if _under(key, NOT_SHAPING):
-            say(f"{key}: {before} -> {now} changes nothing, since no step is left to take")
+            say(f"{module.setting_name(key)}: {before} -> {now} changes nothing, since no step is left to take")
 
 
 def shaping(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -12,8 +12,7 @@ from projects.mvdream_sds.settings import check_text, system_of
 STAGES = ("full", "lowres", "highres")
 VIEW_DEPENDENT = ("off", "after", "before")
 NOTHING = "projects.mvdream_sds.scene.data.Nothing"
-CONSTANT = {"_target_": "core.training.schedules.constant", "_partial_": True}
-PASSED_ON = ("name", "seed", "out", "resume", "force_resume", "optimizer", "trainer", "logger")
+PASSED_ON = ("name", "seed", "out", "resume", "force_resume", "optimizer", "schedule", "trainer", "logger")
 OF_MODEL = (
     "scene",
     "weights",
@@ -75,7 +74,6 @@ def distillation(cfg: Mapping[str, Any]) -> dict[str, Any]:
     data = {"train": nothing, "val": nothing, "preview": nothing, "batch_size": 1, "workers": 0, "timeout_s": 60}
     config = {key: cfg[key] for key in PASSED_ON} | {"model": {**model, **said}, "data": {**data, **said}}
     config["data"]["max_bad_fraction"] = 0
-    config["schedule"] = CONSTANT
     if cfg["stage"] == "lowres":
         trainer = cfg["trainer"]
         config["trainer"] = {**trainer, "max_steps": min(trainer["max_steps"], milestone(cfg))}

@@ -51,6 +51,13 @@ class ScoreDistillation(TrainingModule):
         recompute: keep no activations of field and encoder for the backward pass: slower, the same gradients.
     """
 
+    # There is no data: the cameras stand for it, and what the scene is told and held to.
+    data_settings = tuple(
+        f"model.{key}" for key in ("prompt", "negative_prompt", "directions", "cameras", "guidance", "losses", "scene")
+    )
+    harmless_settings = tuple(
+        f"model.{key}" for key in ("guidance.max_scenes", "guidance.compile", "scene.renderer.chunk")
+    )
     memory_hint = (
         "set recompute=true, cameras.batch_size or width and height lower, guidance.max_scenes=1, or "
         "guidance.precision=bf16"
@@ -99,6 +106,13 @@ class ScoreDistillation(TrainingModule):
         if recompute:
             scene.renderer.recompute = True
             self.latents.vae.enable_gradient_checkpointing()
+
+    def setting_name(self, key: str) -> str:
+        """The program's settings stand at its top; the prompts are data too (`run_settings.distillation`)."""
+        top, _, rest = key.partition(".")
+        if rest.startswith("directions"):
+            return "view_dependent"
+        return rest if top == "model" or rest in ("prompt", "negative_prompt") else key
 
     def train(self, mode: bool = True) -> "ScoreDistillation":
         """What teaches stays in evaluation mode."""

@@ -151,10 +151,17 @@ def test_a_high_resolution_stage_needs_the_low_resolution_ones_end(tmp_path, who
     assert found == str(whole / "checkpoints/step_00000006")
 
 
-def test_a_run_does_not_go_on_with_another_prompt(tmp_path, whole):
-    other = settings(whole, prompt="a green sphere", trainer__max_steps=7)
-    with pytest.raises(BadConfig, match=r"data\.prompt a red cube on a blue cylinder -> a green sphere"):
-        run(config(whole, prompt=other["prompt"], trainer__max_steps=7))
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prompt": "a green sphere"}, r"\(prompt a red cube on a blue cylinder -> a green sphere\)"),
+        ({"guidance__guidance_scale": 9.0, "losses__sparsity": 1.0}, r"\(guidance\.guidance_scale .* -> 9\.0, losses\."),
+        ({"cameras__elevation_range": [0.0, 10.0]}, r"\(cameras\.elevation_range .* -> \[0\.0, 10\.0\]\)"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_prompt_cameras_or_objective(tmp_path, whole, changes, said):
+    with pytest.raises(BadConfig, match=said):
+        run(config(whole, **changes, trainer__max_steps=7))
 
 
 @pytest.mark.parametrize(
