@@ -67,7 +67,7 @@ doctor: $(READY) ## what is installed, what is used instead, and why
 toybox: $(READY) ## make the toybox data set in data/toybox (at most 10 CPU-minutes)
 	$(RUN) -m data_tools.toybox
 
-weights: toybox ## train the bundled weights again, in order (about 6 CPU-hours; weights/README.md)
+weights: toybox ## train the bundled weights again, in order, and measure them for their cards (about 11 CPU-hours; weights/README.md)
 	$(RUN) -m projects.toybox.train +experiment=toybox/vae out=outputs/weights/toybox_vae publish=weights/toybox_vae
 	$(RUN) -m projects.toybox.train +experiment=toybox/clip out=outputs/weights/toybox_clip publish=weights/toybox_clip
 	$(RUN) -m projects.toybox.train +experiment=toybox/attributes out=outputs/weights/toybox_attributes publish=weights/toybox_attributes
@@ -78,8 +78,10 @@ weights: toybox ## train the bundled weights again, in order (about 6 CPU-hours;
 	$(RUN) -m projects.viewfusion.publish run=outputs/weights/viewfusion_toybox
 	$(RUN) -m projects.mvdream_sds.train_views +experiment=mvdream_sds/views_toybox out=outputs/weights/mvdream_toybox
 	$(RUN) -m projects.mvdream_sds.publish run=outputs/weights/mvdream_toybox
-	$(MAKE) eval
+	$(MAKE) eval-viewfusion eval-mvdream
 	$(RUN) -m projects.syncdreamer.publish run=outputs/weights/syncdreamer_toybox scores=outputs/eval/views/scores.json
+	$(RUN) -m projects.viewfusion.publish run=outputs/weights/viewfusion_toybox scores=outputs/eval/viewfusion_ring/scores.json
+	$(RUN) -m projects.mvdream_sds.publish run=outputs/weights/mvdream_toybox scores=outputs/eval/mvdream_text/scores.json
 
 # make eval GSO=DIR PRED=DIR: predictions of Google Scanned Objects too, laid out as PROTOCOL says (conf/protocol/).
 GSO ?=

@@ -53,7 +53,7 @@ def finished(
         return None
     record = _read_record(folder, mark, parts)
     if record is None or record["key"] != key:
-        what = "results of another picture, other settings or weights" if record else "other things than whole results"
+        what = "results of another input, other settings or weights" if record else "other things than whole results"
         raise BadRequest(f"{str(folder)!r} holds {what}; choose another out= or set overwrite=true")
     return record
 

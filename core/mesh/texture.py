@@ -14,6 +14,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from core.errors import BadMesh
+from core.mesh.unwrapping import unwrap
 from core.render.raster import rasterize, vertex_normals
 from core.types import Cameras, Mesh
 
@@ -41,17 +42,10 @@ def bake_texture(
             it the vertex colours are interpolated.
         padding: texels between charts. All uncovered texels take the nearest covered one's colour.
     """
-    import xatlas  # a compiled package that only texture baking needs
-
     if color_at is None and mesh.colors is None:
         raise BadMesh("cannot bake a texture: the mesh has no vertex colours and no color_at was given")
-    atlas = xatlas.Atlas()
-    atlas.add_mesh(mesh.vertices.cpu().numpy(), mesh.faces.cpu().numpy())
-    options = xatlas.PackOptions()
-    options.resolution, options.padding = size, padding
-    atlas.generate(pack_options=options)
-    origin, faces, uv = (torch.from_numpy(array.astype(kind)) for array, kind in zip(atlas[0], "iif", strict=True))
-    origin, faces = origin.long(), faces.long()
+    cut = unwrap(mesh.vertices.cpu().numpy(), mesh.faces.cpu().numpy(), size=size, padding=padding)
+    origin, faces, uv = (torch.from_numpy(array) for array in cut)
     colors = None if mesh.colors is None else mesh.colors.cpu()[origin]
     split = Mesh(mesh.vertices.cpu()[origin], faces, colors)
     covered, texel_face, weights = _texels(uv, faces, size)

@@ -58,9 +58,10 @@ def _lines(path: Path) -> list[str]:
     """The lines of a text file that are not blank."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise BadRequest(f"prompts={path}: cannot be read as UTF-8 text ({reason})") from error
+    except OSError as error:
+        raise BadRequest(f"prompts={path}: cannot be read ({error.strerror or error}); check the path") from error
+    except ValueError as error:
+        raise BadRequest(f"prompts={path}: is no UTF-8 text ({error}); save it as UTF-8") from error
     if not any(lines):
         raise BadRequest(f"prompts={path}: holds no text; write one in each line")
     return [line for line in lines if line]

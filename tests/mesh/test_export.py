@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from core.errors import BadMesh, BadOutput
 from core.mesh.export import read_mesh, write_mesh, y_up_to_z_up, z_up_to_y_up
 from core.mesh.texture import bake_texture
+from core.mesh.unwrapping import unwrap
 from core.srgb import to_linear, to_srgb
 from core.types import Mesh
 
@@ -107,3 +108,9 @@ def test_broken_files_are_named(tmp_path, content):
         path.write_bytes(content)
         with pytest.raises(BadMesh, match="broken"):
             read_mesh(path)
+
+
+def test_a_surface_that_cannot_be_unwrapped_is_told(box):
+    broken = Mesh(box.vertices, torch.full_like(box.faces, len(box.vertices)), box.colors)
+    with pytest.raises(BadMesh, match=r"xatlas cannot unwrap this surface of \d+ faces \(.*\)"):
+        unwrap(broken.vertices.numpy(), broken.faces.numpy(), size=32, padding=1)

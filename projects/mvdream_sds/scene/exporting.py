@@ -39,6 +39,7 @@ SHAPING = (
     "threshold", "isosurface", "colors", "texture_size", "texture_padding",
     "num_views", "size", "elevation", "distance", "fov",
 )  # fmt: skip
+MANY_FACES = 50_000
 HINT = "set isosurface.resolution or texture_size lower, or device=cpu"
 
 
@@ -57,6 +58,8 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     with out_of_memory_as_request(HINT):
         isosurface = instantiate(config["isosurface"])(threshold=threshold_of(config["threshold"], loaded))
         mesh, report, threshold = isosurface(scene.geometry.density, scene.geometry.radius, device=device)
+        if report.num_faces > MANY_FACES:
+            say(f"unwrapping {report.num_faces} faces, which takes minutes if they are rough: lower isosurface.resolution")
         mesh, textured = painted(
             scene, mesh, PAINTERS[config["colors"]], size=config["texture_size"], padding=config["texture_padding"]
         )

@@ -118,7 +118,7 @@ class Isosurface:
             state = "full" if low >= threshold else "empty"
             raise BadMesh(
                 f"surface is {state}: density lies in [{low:.4g}, {high:.4g}] and never crosses the threshold "
-                f"{threshold:.4g}; train longer, or set threshold=auto"
+                f"{threshold:.4g}; train longer, or set threshold=seen"
             )
         if self.grid is None:
             mesh = extract_surface(values, level=threshold, bound=1.0, inside_is_below=False, what="density")

@@ -27,7 +27,7 @@ def test_a_caption_file_that_is_no_text_is_refused_when_its_turn_comes(tmp_path)
         (tmp_path / name / "caption.txt").write_bytes(content)
     bytes_, good, blank = named_texts(tmp_path).values()
     assert text_of(good) == "a red cone"
-    with pytest.raises(BadRequest, match=r"caption\.txt: cannot be read as UTF-8"):
+    with pytest.raises(BadRequest, match=r"caption\.txt: is no UTF-8 text.*save it as UTF-8"):
         text_of(bytes_)
     with pytest.raises(BadRequest, match=r"caption\.txt: holds no text"):
         text_of(blank)

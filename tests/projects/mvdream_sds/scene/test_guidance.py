@@ -17,7 +17,7 @@ INFO, DATA = load("mvdream_sds", "guidance")
 V = INFO["n_view"]
 POSES = from_opengl(DATA["c2w"])
 CONTEXT = tuple(rearrange(half, "(s v) l e -> s v l e", v=V) for half in DATA["text_embeddings"].chunk(2))
-TOLERANCE = 2e-4  # two networks and a guidance scale of 50 in a row
+TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +73,12 @@ def test_noises_are_the_official_ones(networks):
 
 
 def test_latents_may_be_given_themselves(networks):
+    case = INFO["cases"][0]  # the fixture does not say which; with the others' settings its numbers do not come out
     latents = DATA["latentin_latents"].clone().requires_grad_(True)
-    found = []
-    for case in INFO["cases"]:
-        guidance, t = _guidance(networks, **case), torch.tensor(case["timestep"])
-        out = guidance.distill(latents, CONTEXT, POSES, t=t, noise=DATA["diffusion_noise"])
-        found.append((out["loss_sds"], torch.autograd.grad(out["loss_sds"], latents)[0]))
-    loss, gradient = min(found, key=lambda each: (each[0] - DATA["latentin_loss_sds"]).abs().item())
+    guidance, t = _guidance(networks, **case), torch.tensor(case["timestep"])
+    loss = guidance.distill(latents, CONTEXT, POSES, t=t, noise=DATA["diffusion_noise"])["loss_sds"]
     close(loss, DATA["latentin_loss_sds"], TOLERANCE)
-    close(gradient, DATA["latentin_grad"], TOLERANCE)
+    close(torch.autograd.grad(loss, latents)[0], DATA["latentin_grad"], TOLERANCE)
 
 
 def test_timesteps_and_weights_anneal_as_published(networks):
