@@ -195,7 +195,7 @@ def _distance_from_border_colour(rgb: Tensor) -> tuple[Tensor, float]:
     border = np.concatenate([lab[0], lab[-1], lab[:, 0], lab[:, -1]])
     distance = np.linalg.norm(lab - np.median(border, axis=0), axis=-1)
     spread = np.median(np.linalg.norm(border - np.median(border, axis=0), axis=-1))
-    return torch.from_numpy(distance), max(8.0, 4.0 * float(spread))
+    return torch.from_numpy(distance).to(rgb.device), max(8.0, 4.0 * float(spread))
 
 
 def _not_connected_to_border(background: Tensor) -> Tensor:

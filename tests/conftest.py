@@ -1,4 +1,7 @@
-"""What holds for every test: one thread per worker, no network, no GPU unless a test is marked for one."""
+"""What holds for every test: one thread per worker, no network, no GPU unless a test is marked for one.
+
+Those in `devices` pretend to have one, and use a real one where there is one.
+"""
 
 import os
 

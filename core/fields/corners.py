@@ -48,7 +48,7 @@ class Corners(nn.Module):
         if points.requires_grad and torch.is_grad_enabled():
             return rows, self._fill(points, rows)
         shares = torch.empty(rows.shape, dtype=points.dtype, device=points.device)
-        count = CACHED // (8 * active) if points.device.type == "cpu" else len(points)
+        count = CACHED // (8 * active) if points.device.type == "cpu" else max(len(points), 1)
         for start in range(0, len(points), count):
             part = slice(start, start + count)
             self._fill(points[part], rows[:, part], shares[:, part])

@@ -47,7 +47,7 @@ class Pixels:
         """Indices of the rays of a step: some from anywhere, some from the foreground, each in shuffled passes."""
         everywhere = _chosen(derive(seed, "rays"), step, num_random, len(self))
         front = _chosen(derive(seed, "foreground"), step, num_foreground, len(self.foreground))
-        return torch.cat([everywhere, self.foreground[front]])
+        return torch.cat([everywhere.to(self.foreground), self.foreground[front]])  # drawn on the CPU
 
     def to(self, device: torch.device | str) -> "Pixels":
         rays = Rays(self.rays.origins.to(device), self.rays.directions.to(device))

@@ -24,6 +24,7 @@ class MeshReport:
     removed_faces: int  # degenerate ones; those of removed components are not counted
     watertight: bool
     volume: float  # in world units; meaningful when watertight
+    genus: int  # handles of all components together; meaningful when watertight. A sponge has hundreds
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,7 +51,7 @@ def clean_mesh(mesh: Mesh, *, min_component: float = 1.0) -> tuple[Mesh, MeshRep
     used, compact = np.unique(faces, return_inverse=True)
     cleaned = Mesh(
         torch.from_numpy(vertices[used]).to(mesh.vertices),
-        torch.from_numpy(compact.reshape(-1, 3)).long(),
+        torch.from_numpy(compact.reshape(-1, 3)).to(mesh.faces),
         None if colors is None else torch.from_numpy(colors[used]).to(mesh.vertices),
     )
     shape = trimesh.Trimesh(vertices[used], compact.reshape(-1, 3), process=False)
@@ -62,6 +63,7 @@ def clean_mesh(mesh: Mesh, *, min_component: float = 1.0) -> tuple[Mesh, MeshRep
         removed_faces=int(repeated.sum()),
         watertight=bool(shape.is_watertight),
         volume=float(shape.volume),
+        genus=int(keep.sum()) - shape.euler_number // 2,
     )
     return cleaned, report
 

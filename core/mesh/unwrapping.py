@@ -32,7 +32,9 @@ def unwrap(vertices: Any, faces: Any, *, size: int, padding: int) -> tuple[np.nd
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode or not flat.is_file():
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise BadMesh(f"xatlas cannot unwrap this surface of {len(faces)} faces ({last}); make it simpler or cleaner")
+            raise BadMesh(
+                f"xatlas cannot unwrap this surface of {len(faces)} faces ({last}); make it simpler or cleaner"
+            )
         with np.load(flat) as arrays:
             return arrays["origin"], arrays["faces"], arrays["uv"]
 

@@ -31,9 +31,10 @@ def histogram(images: Float[Tensor, "v 3 h w"], masks: Float[Tensor, "v h w"]) -
     weights = masks[masks > 0].double()
     low = colours.floor().clamp(max=BINS - 2)
     part = colours - low
-    counts = torch.zeros(BINS**3, dtype=torch.float64)
-    for corner in torch.cartesian_prod(*[torch.arange(2)] * 3):
-        index = ((low + corner).long() * torch.tensor([BINS**2, BINS, 1])).sum(dim=-1)
+    counts = weights.new_zeros(BINS**3)
+    strides = torch.tensor([BINS**2, BINS, 1], device=low.device)
+    for corner in torch.cartesian_prod(*[torch.arange(2, device=low.device)] * 3):
+        index = ((low + corner).long() * strides).sum(dim=-1)
         share = torch.where(corner.bool(), part, 1 - part).prod(dim=-1)
         counts.index_add_(0, index, share * weights)
     return counts / counts.sum().clamp(min=1e-12)

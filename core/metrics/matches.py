@@ -40,6 +40,7 @@ def reprojection_error(images: Float[Tensor, "v 3 h w"], cameras: Cameras) -> Fl
     back into both. Pairs without a match are left out; BadViewSet if none is left.
     """
     found = [_features(image) for image in images]
+    cameras = cameras.to("cpu")  # as what OpenCV finds
     matrices = cameras.intrinsics.double() @ cameras.world_to_camera[:, :3].double()
     errors = []
     for a, b in neighbours(len(images)):

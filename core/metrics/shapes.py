@@ -96,7 +96,7 @@ def voxel_means(points: Float[Tensor, "n 3"], size: float) -> Float[Tensor, "m 3
     """One point, the mean, for each occupied cell of a grid (Open3D's voxel_down_sample): evens out the density."""
     cells = ((points.double() - points.double().amin(dim=0) + size / 2) / size).floor().long()
     _, cell, counts = torch.unique(cells, dim=0, return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(counts), 3, dtype=torch.float64).index_add_(0, cell, points.double())
+    sums = points.new_zeros(len(counts), 3, dtype=torch.float64).index_add_(0, cell, points.double())
     return (sums / counts[:, None]).to(points)
 
 

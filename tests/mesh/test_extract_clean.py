@@ -27,8 +27,16 @@ def test_a_ball_comes_back_in_world_units_facing_outward():
     mesh = surface(lambda p: ball(p, center=(0.1, -0.05, 0.02)))
     assert_close(ball(mesh.vertices, center=(0.1, -0.05, 0.02)), torch.zeros(len(mesh.vertices)), atol=2e-3, rtol=0)
     _, report = clean_mesh(mesh)
-    assert report.watertight
+    assert report.watertight and report.genus == 0
     assert report.volume == pytest.approx(4 / 3 * math.pi * 0.4**3, rel=0.02)  # positive: faces point outward
+
+
+def test_a_ring_has_one_handle_and_a_ball_beside_it_none_more():
+    def ring(p: torch.Tensor) -> torch.Tensor:
+        return torch.stack([p[:, :2].norm(dim=-1) - 0.3, p[:, 2]], dim=-1).norm(dim=-1) - 0.12
+
+    _, report = clean_mesh(surface(lambda p: torch.minimum(ring(p), ball(p, 0.1, (0.0, 0.0, 0.4)))), min_component=0.0)
+    assert (report.num_components, report.genus, report.watertight) == (2, 1, True)
 
 
 def test_a_density_faces_outward_too():

@@ -155,7 +155,10 @@ def test_a_high_resolution_stage_needs_the_low_resolution_ones_end(tmp_path, who
     ("changes", "said"),
     [
         ({"prompt": "a green sphere"}, r"\(prompt a red cube on a blue cylinder -> a green sphere\)"),
-        ({"guidance__guidance_scale": 9.0, "losses__sparsity": 1.0}, r"\(guidance\.guidance_scale .* -> 9\.0, losses\."),
+        (
+            {"guidance__guidance_scale": 9.0, "losses__sparsity": 1.0},
+            r"\(guidance\.guidance_scale .* -> 9\.0, losses\.",
+        ),
         ({"cameras__elevation_range": [0.0, 10.0]}, r"\(cameras\.elevation_range .* -> \[0\.0, 10\.0\]\)"),
     ],
 )

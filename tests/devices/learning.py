@@ -1,0 +1,44 @@
+"""What tests of systems on a GPU share: steps of a training, and the precision that a network really computes in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from core.device import PRECISIONS as NAMES
+from core.training.randomness import generator
+
+SLOW = pytest.mark.slow
+PRECISIONS = ["bf16", *(pytest.param(precision, marks=SLOW) for precision in ("32", "16"))]
+
+
+def batch_on(device: torch.device, batch: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+
+
+def learns(
+    system: Any, batch: dict[str, Any], device: torch.device, *, precision: torch.dtype | None = None
+) -> dict[str, float]:
+    """The terms of the second of two steps; the draws are the device's."""
+    system = system.to(device).train()
+    optimizer = torch.optim.AdamW([parameter for parameter in system.parameters() if parameter.requires_grad])
+    for step in range(2):
+        draw = generator(0, step, device=device)
+        with torch.autocast("cuda", precision, enabled=precision is not None):
+            terms = system.loss(batch_on(device, batch), draw)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+    return {name: float(value.detach()) for name, value in terms.items()}
+
+
+@contextmanager
+def computing_in(precision: str, unet: nn.Module) -> Iterator[None]:
+    """Within it the UNet is used, on the GPU, and its first layer's results are in this precision."""
+    seen: set[tuple[str, torch.dtype]] = set()
+    with unet.conv_in.register_forward_hook(lambda layer, given, made: seen.add((made.device.type, made.dtype))):
+        yield
+    assert seen == {("cuda", getattr(torch, NAMES[precision]))}
