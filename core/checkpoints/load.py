@@ -121,7 +121,7 @@ def _unwrap(read: Archive | Mapping[str, Tensor], path: Path, ema: bool) -> dict
     if ema and not averaged:
         state = _averaged(state, path)
     types = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
-    log.info("%s: %s", path.name, ", ".join(f"{count} tensors of {name}" for name, count in types.items()))
+    log.info("%s: %s", path, ", ".join(f"{count} tensors of {name}" for name, count in types.items()))
     return state
 
 

@@ -19,6 +19,9 @@ NAMES_SHOWN = 20  # per group of a report; the counts are always complete
 # What a foreign state dict probably is, by a key that only it has; the first match wins.
 KINDS = [
     ("a low-rank adapter (LoRA)", "lora_"),
+    ("a SyncDreamer trained here", "denoiser.volume."),
+    ("a Zero-1-to-3 trained here", "denoiser.pose_projection."),
+    ("an MVDream trained here", "denoiser.camera_embed."),
     ("a SyncDreamer checkpoint", "spatial_volume."),
     ("an MVDream checkpoint", "model.diffusion_model.camera_embed."),
     ("a Zero-1-to-3 checkpoint", "cc_projection."),
@@ -199,8 +202,8 @@ def load_strict(
     faults = [f"{len(names)} {group} ({_some(names)})" for group, names in groups.items() if names]
     if faults:
         raise BadCheckpoint(
-            f"{what}: {', '.join(faults)}; the weights look like {likely_kind(state)}: "
-            "check the file and the model's configuration against each other"
+            f"{what}: the weights look like {likely_kind(state)}; check the file and the model's configuration against "
+            f"each other: {', '.join(faults)}"
         )
     on_meta = any(tensor.is_meta for tensor in wanted.values())
     if on_meta:

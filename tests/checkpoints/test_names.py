@@ -189,5 +189,8 @@ def test_the_kind_of_a_checkpoint_is_guessed_from_its_names():
     assert likely_kind({"down_blocks.0.weight": torch.zeros(1), "time_embedding.linear_1.bias": torch.zeros(1)}) == (
         "a diffusers UNet"
     )
+    assert likely_kind({"denoiser.unet.x": torch.zeros(1), "denoiser.camera_embed.x": torch.zeros(1)}) == (
+        "an MVDream trained here"
+    )
     assert "nothing known" in likely_kind({"weight": torch.zeros(1)})
     assert likely_kind({}) == "an empty file"
