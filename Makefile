@@ -125,7 +125,7 @@ eval-viewfusion: eval ## measure ViewFusion, its ablations and Zero-1-to-3 on th
 		$(RUN) -m projects.benchmark.evaluate +experiment=benchmark/viewfusion_$$table out=outputs/eval/viewfusion_$$table overwrite=true || exit; \
 	done
 
-# About three hours of CPU time, half of them for the model that is compared with; stopped, it goes on where it was.
+# About three hours of CPU time, half of them for the model that is compared with; stopped, it goes on where it was. Other weights than before want MVDREAM_OUT emptied.
 MVDREAM_OUT := outputs/eval/mvdream
 APART := outputs/weights/mvdream_toybox_2d
 

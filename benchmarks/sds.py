@@ -1,7 +1,7 @@
 """What a step of score distillation costs, part by part; and a frame of a rendered orbit.
 
     python -m benchmarks.sds                        # toybox size, CPU seconds
-    python -m benchmarks.sds --size paper           # published size; on a GPU also steps per second against the seed's
+    python -m benchmarks.sds --size paper           # published size; on a GPU also steps per second beside the MindSpore port's
 
 Networks have initial weights: cost does not depend on what they know. The scene is the blob that a run starts from,
 so samples per ray are those of its first steps. Seconds are CPU seconds on a CPU, and wall seconds between
@@ -29,7 +29,7 @@ from core.training.run import build
 from core.types import Rays
 
 # MindSpore's port on an Ascend 910*, as published: steps per second of each stage, and frames per second at 256 pixels.
-SEED_STEPS, SEED_FRAMES = (0.857, 0.465), 0.439
+PORT_STEPS, PORT_FRAMES = (0.857, 0.465), 0.439
 HERE = "projects.mvdream_sds.scene"
 PARTS = ("cameras", "occupancy", "render", "encode", "denoise", "backward", "optimiser")
 
@@ -134,8 +134,8 @@ def report(module: Any, stage: int, rounds: int) -> None:
         of_time = seconds[name] / total
         print(f"  {name:10} {seconds[name]:8.4f} {what:5} {of_time:6.1%} of the time {share:6.1%} of the FLOPs")
     if device.type == "cuda":
-        seed = SEED_STEPS[stage]
-        print(f"  {1 / total:.2f} step/s; the seed's {seed} step/s: {1 / total / seed:.1f} times")
+        port = PORT_STEPS[stage]
+        print(f"  {1 / total:.2f} step/s; the MindSpore port's {port} step/s: {1 / total / port:.1f} times")
 
 
 def report_frames(module: Any, side: int, count: int) -> None:
@@ -146,7 +146,7 @@ def report_frames(module: Any, side: int, count: int) -> None:
     clock("frames", lambda: part(f"{HERE}.views.see")(module.scene, cameras))
     seconds = clock.seconds["frames"] / count
     if module.device.type == "cuda":
-        print(f"rendering at {side} pixels: {1 / seconds:.2f} frame/s; the seed's {SEED_FRAMES}")
+        print(f"rendering at {side} pixels: {1 / seconds:.2f} frame/s; the MindSpore port's {PORT_FRAMES}")
     else:
         print(f"rendering at {side} pixels: {seconds:.3f} CPU-s a frame")
 

@@ -24,7 +24,7 @@ class MeshReport:
     removed_faces: int  # degenerate ones; those of removed components are not counted
     watertight: bool
     volume: float  # in world units; meaningful when watertight
-    genus: int  # handles of all components together; meaningful when watertight. A sponge has hundreds
+    genus: int  # handles of all components; meaningful when watertight and no two sheets meet in a vertex
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

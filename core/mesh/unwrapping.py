@@ -1,6 +1,7 @@
 """A surface cut and laid flat by xatlas, in a process of its own: `python core/mesh/unwrapping.py MESH.npz FLAT.npz`.
 
-On a large, rough surface xatlas works for minutes, in one call that hears no signal. Its process is ended with ours.
+On a large, rough surface xatlas works for minutes, in one call that hears no signal. A signal that ends our process
+tidily ends this one first.
 This file is run as it stands, so it imports nothing heavy and nothing of ours at its top.
 """
 
@@ -8,16 +9,17 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 
-def unwrap(vertices: Any, faces: Any, *, size: int, padding: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def unwrap(
+    vertices: np.ndarray, faces: np.ndarray, *, size: int, padding: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where each vertex of the cut surface comes from [n], its faces [f, 3] and places [n, 2] in [0, 1].
 
     Args:
-        vertices, faces: arrays [v, 3] and [f, 3].
+        vertices, faces: of floats [v, 3] and of integers [f, 3].
         size: of the texture, pixels.
         padding: pixels between its islands.
 
@@ -28,12 +30,14 @@ def unwrap(vertices: Any, faces: Any, *, size: int, padding: int) -> tuple[np.nd
     with tempfile.TemporaryDirectory(prefix="unwrap-") as folder:
         given, flat = Path(folder) / "mesh.npz", Path(folder) / "flat.npz"
         np.savez(given, vertices=vertices, faces=faces, size=size, padding=padding)
-        command = [sys.executable, str(Path(__file__).resolve()), str(given), str(flat)]
+        command = [sys.executable, "-P", str(Path(__file__).resolve()), str(given), str(flat)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode or not flat.is_file():
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            ended = f"ended by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+            last = (done.stderr.strip().splitlines() or [ended])[-1]
             raise BadMesh(
-                f"xatlas cannot unwrap this surface of {len(faces)} faces ({last}); make it simpler or cleaner"
+                f"xatlas cannot unwrap this surface of {len(faces)} faces ({last}); unless memory or disk is full, "
+                "make it simpler or cleaner"
             )
         with np.load(flat) as arrays:
             return arrays["origin"], arrays["faces"], arrays["uv"]

@@ -150,7 +150,7 @@ class Keeper:
         """
         made = self.facts if self.origin is None or self.made_here(step) else self.origin.state
         out = Path(self.config["out"]) / "weights"
-        if not self.made_here(step) and _is_record_of(out, step, made["config"]):
+        if not self.made_here(step) and _is_record_of(out, step, made["config"], self.module.harmless_settings):
             return
         state = dict(self.module.state_dict())
         if self.ema is not None:
@@ -175,11 +175,11 @@ class Keeper:
         return Position(**snapshot.state["position"])
 
 
-def _is_record_of(weights: Path, step: int, config: Mapping[str, Any]) -> bool:
-    """Whether a folder of exported weights is whole, of this step, and made with these settings."""
+def _is_record_of(weights: Path, step: int, config: Mapping[str, Any], harmless: tuple[str, ...]) -> bool:
+    """Whether a folder of exported weights is whole, of this step, and made with these settings but harmless ones."""
     try:
         record = json.loads((weights / "provenance.json").read_text(encoding="utf-8"))
-        is_made_so = record["step"] == step and not resume.shaping(record["config"], config)
+        is_made_so = record["step"] == step and not resume.shaping(record["config"], config, harmless)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     return is_made_so and (weights / "model.safetensors").is_file()

@@ -28,7 +28,7 @@ class TrainingModule(L.LightningModule):
         has_idle_parameters: whether some steps leave trained parameters without a gradient.
         data_settings: settings, and groups of them, that decide what a step reads or draws, beside those of any run
             (`core.training.resume`); a run does not go on with others unless it is forced to.
-        harmless_settings: among those, what does not.
+        harmless_settings: what decides nothing about the weights but to rounding, among those or beside them.
     """
 
     has_idle_parameters = False

@@ -64,8 +64,9 @@ def check_config(
         say(f"resuming with {name}: {change}")
     if grave and not force:
         names = dict.fromkeys(module.setting_name(key) for key in grave)
+        listed = ", ".join(f"{name} {said[name]}" for name in names)
         raise BadConfig(
-            f"this run was started with other data settings ({', '.join(f'{name} {said[name]}' for name in names)}); "
+            f"this run was started with other settings of what it learns from ({listed}); "
             "set them back, or force_resume=true to go on"
         )
 
@@ -75,7 +76,7 @@ def check_finished(
 ) -> None:
     """Refuses settings with which the `step` steps of a finished run were not taken; no step would follow them."""
     most = new["trainer"]["max_steps"]
-    changes = shaping(old, new)
+    changes = shaping(old, new, module.harmless_settings)
     if step > most:
         changes["trainer.max_steps"] = (step, most)
     if changes:
@@ -86,26 +87,32 @@ def check_finished(
             "back, choose another out=, or raise trainer.max_steps to train on with them"
         )
     for key, before, now in differences(old, new):
-        if _under(key, NOT_SHAPING):
+        if _under(key, (*NOT_SHAPING, *module.harmless_settings)):
             say(f"{module.setting_name(key)}: {before} -> {now} changes nothing, since no step is left to take")
 
 
-def shaping(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def shaping(
+    old: Mapping[str, Any], new: Mapping[str, Any], harmless: tuple[str, ...] = ()
+) -> dict[str, tuple[Any, Any]]:
     """What differs, of the settings that decide a run's weights: (before, now) by dotted key."""
-    return {key: (was, now) for key, was, now in differences(old, new) if not _under(key, (*UNSAID, *NOT_SHAPING))}
+    aside = (*UNSAID, *NOT_SHAPING, *harmless)
+    return {key: (was, now) for key, was, now in differences(old, new) if not _under(key, aside)}
 
 
 def check_frozen(old: str, new: str, force: bool) -> None:
     """The weights that a run leaves alone are not in its checkpoints, so they must be the same ones."""
     if old != new and not force:
-        raise BadCheckpoint("the frozen weights differ from those this run was started with; use the same files")
+        raise BadCheckpoint(
+            "the frozen weights differ from those this run was started with; name the same files (weights=, lora=, "
+            "model.start=), or force_resume=true to go on with these"
+        )
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, before, now) of every leaf that differs; "-" stands for none."""
+    """(dotted key, before, now) of every leaf that differs; "-" stands for none, which is also what null means."""
     before, now = _flat(old), _flat(new)
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key, "-") != now.get(key, "-"):
+        if before.get(key) != now.get(key):
             yield key, before.get(key, "-"), now.get(key, "-")
 
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 
 from core.batch import run_batch
 from core.config import instantiate
+from core.cpu import cpu_seconds
 from core.device import choose_device
 from core.errors import BadOutput, BadRequest, BadViewSet
 from core.files import atomic_file, natural_key, output_names, sha256_file
@@ -119,9 +119,9 @@ def make_asset(views: ViewSet, cfg: Mapping[str, Any], work: Path) -> dict[str, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(cfg["seed"], "init"))
         field = instantiate(cfg["field"]).to(device)
-    clock = time.process_time()
+    clock = cpu_seconds()
     losses = instantiate(cfg["fit"])(field, pixels, seed=cfg["seed"], folder=work, name=f"{cfg['method']} {views.name}")
-    seconds["fit"], clock = time.process_time() - clock, time.process_time()
+    seconds["fit"], clock = cpu_seconds() - clock, cpu_seconds()
 
     eyes = shrunk.cameras.centers
     found = field.surface(cfg["mesh"]["resolution"], eyes=eyes)
@@ -136,11 +136,11 @@ def make_asset(views: ViewSet, cfg: Mapping[str, Any], work: Path) -> dict[str, 
         )
         write_mesh(work / "mesh.obj", textured)
     write_mesh(work / "mesh.glb", textured or mesh)
-    seconds["mesh"], clock = time.process_time() - clock, time.process_time()
+    seconds["mesh"], clock = cpu_seconds() - clock, cpu_seconds()
 
     turntable = instantiate(cfg["turntable"])
     written = write_video(work / "turntable.mp4", turntable(field, mesh, pixel_offset=offset), fps=turntable.fps)
-    seconds["turntable"] = time.process_time() - clock
+    seconds["turntable"] = cpu_seconds() - clock
     return {
         "method": cfg["method"],
         "views": len(views),

@@ -78,7 +78,7 @@ class Maker:
 
     def make(self, item: Item) -> Record:
         """The views of one text in its folder, unless they are there; returns the line for results.jsonl."""
-        prompt = item.prompt
+        prompt = item.read()
         text = prompt + str(self.config["suffix"])
         key = self.key(text)
         overwrite = self.config["overwrite"]

@@ -20,9 +20,8 @@ class Item:
     given: str | Path
     folder: Path
 
-    @property
-    def prompt(self) -> str:
-        """BadRequest for a file that cannot be read or holds no text."""
+    def read(self) -> str:
+        """The text; BadRequest for a file that cannot be read or holds none."""
         return text_of(self.given)
 
     def __str__(self) -> str:

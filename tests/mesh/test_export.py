@@ -1,7 +1,11 @@
 """Files that other programs open: the same shape and colours come back, by our reader and by trimesh's."""
 
 import json
+import signal
 import struct
+import subprocess
+import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -114,3 +118,32 @@ def test_a_surface_that_cannot_be_unwrapped_is_told(box):
     broken = Mesh(box.vertices, torch.full_like(box.faces, len(box.vertices)), box.colors)
     with pytest.raises(BadMesh, match=r"xatlas cannot unwrap this surface of \d+ faces \(.*\)"):
         unwrap(broken.vertices.numpy(), broken.faces.numpy(), size=32, padding=1)
+
+
+def test_a_signal_ends_the_unwrapping_and_leaves_nothing_behind(box, tmp_path, monkeypatch):
+    slow, folder, children = tmp_path / "python", tmp_path / "temporary", []
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")  # in xatlas's place, which would be busy as long
+    slow.chmod(0o755)
+    folder.mkdir()
+
+    class Recorded(subprocess.Popen):
+        def __init__(self, *args, **options) -> None:
+            super().__init__(*args, **options)
+            children.append(self)
+
+    def stop(number, frame):
+        raise SystemExit(143)  # as core.app answers SIGTERM
+
+    monkeypatch.setattr(sys, "executable", str(slow))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(SystemExit):
+            unwrap(box.vertices.numpy(), box.faces.numpy(), size=32, padding=1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    (child,) = children
+    assert child.returncode == -signal.SIGKILL and not list(folder.iterdir())

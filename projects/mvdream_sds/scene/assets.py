@@ -1,6 +1,5 @@
 """What `python -m projects.mvdream_sds.assets` does: train, render and export, one text after the other."""
 
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from core.batch import Record, run_batch
+from core.cpu import cpu_seconds
 from core.progress import console
 from core.provenance import listening_for_keep
 from core.training.run import run
@@ -35,14 +35,14 @@ def make_assets(cfg: DictConfig) -> list[Record]:
     out = Path(given["out"])
 
     def work(name: str) -> Record:
-        folder, text, began = out / name, text_of(texts[name]), time.process_time()
+        folder, text, began = out / name, text_of(texts[name]), cpu_seconds()
         made: dict[str, Any] = {}
         say(f"{name}: {text}")
         optimise({**of_training, "prompt": text, "out": str(folder)})
         for part, make in (("render", render), ("export", export)):
             made[part] = make(OmegaConf.create(settings_of(SHOWN[part], given[part], str(folder))))
-        fidelity, cpu_seconds = made["export"]["fidelity"], round(time.process_time() - began, 1)
-        return {"prompt": text, "folder": str(folder), "fidelity": fidelity, "cpu_seconds": cpu_seconds}
+        fidelity, spent = made["export"]["fidelity"], round(cpu_seconds() - began, 1)
+        return {"prompt": text, "folder": str(folder), "fidelity": fidelity, "cpu_seconds": spent}
 
     return run_batch(names, work, out=out, report=say)
 

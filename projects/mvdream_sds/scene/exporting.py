@@ -59,7 +59,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
         isosurface = instantiate(config["isosurface"])(threshold=threshold_of(config["threshold"], loaded))
         mesh, report, threshold = isosurface(scene.geometry.density, scene.geometry.radius, device=device)
         if report.num_faces > MANY_FACES:
-            say(f"unwrapping {report.num_faces} faces: minutes where they are rough; isosurface.resolution lowers them")
+            say(f"unwrapping {report.num_faces} faces, minutes if they are rough; fewer by isosurface.resolution lower")
         mesh, textured = painted(
             scene, mesh, PAINTERS[config["colors"]], size=config["texture_size"], padding=config["texture_padding"]
         )
@@ -118,7 +118,7 @@ def measured(folder: Path, scene: Scene, textured: TexturedMesh, cameras: Camera
 def summary(report: MeshReport, fidelity: dict[str, Any] | None) -> str:
     """A line about the result."""
     closed = "watertight" if report.watertight else "not watertight"
-    handles = f", {report.genus} handles" if report.watertight and report.genus else ""
+    handles = f", {report.genus} handles" if report.watertight and report.genus > 0 else ""
     line = f"{report.num_faces} faces, {closed}{handles}, {report.removed_components} smaller pieces removed"
     if fidelity is None:
         return line

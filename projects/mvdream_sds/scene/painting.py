@@ -8,14 +8,14 @@ one sees is a mixture. `at_surface` takes the colour where the mesh happens to l
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from projects.mvdream_sds.scene.scene import Scene
 
 Painter = Callable[[Scene, Float[Tensor, "n 3"], Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
 CHUNK = 1 << 16  # points that pass through the field at once
-OUTSIDE = 2  # sections of a ray before the surface: the mesh lies where density is high already
+OUTSIDE = 2  # sections of a ray before the surface, at most: the mesh lies where density is high already
 OPAQUE = 0.01  # a ray ends where less light than this comes from beyond
 
 
@@ -40,18 +40,34 @@ PAINTERS: dict[str, Painter] = {"seen": seen, "surface": at_surface}
 
 def _along_rays(scene: Scene, points: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
     step, radius = scene.renderer.step, scene.geometry.radius
+    begins = _outward_sections(scene, points, normals)
     mixed, light = torch.zeros_like(points), torch.ones_like(points[:, :1])
     for section in range(-OUTSIDE, max(1, round(radius / step))):
-        alive = (light[:, 0] > OPAQUE).nonzero()[:, 0]
+        alive = ((light[:, 0] > OPAQUE) & (section >= -begins)).nonzero()[:, 0]
+        places = points[alive] - (section + 0.5) * step * normals[alive]
+        inside = places.abs().amax(-1) <= radius
+        alive, places = alive[inside], places[inside]
         if not len(alive):
-            break
-        places = (points[alive] - (section + 0.5) * step * normals[alive]).clamp(-radius, radius)
+            continue
         density, rgb = _look(scene, places)
         passed = torch.exp(-density * step)
         mixed[alive] += light[alive] * (1 - passed) * rgb
         light[alive] *= passed
     opacity = 1 - light
     return torch.where(opacity > 1e-3, mixed / opacity.clamp(min=1e-3), _look(scene, points)[1])
+
+
+def _outward_sections(scene: Scene, points: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Int[Tensor, "n"]:
+    """How many sections outside of a point its surface reaches: as far as density falls. Beyond may be another part."""
+    step, radius = scene.renderer.step, scene.geometry.radius
+    count, falling = torch.zeros(len(points), dtype=torch.long, device=points.device), torch.ones_like(points[:, 0]) > 0
+    before = scene.geometry.density(points)[:, 0]
+    for section in range(OUTSIDE):
+        places = points + (section + 0.5) * step * normals
+        density = scene.geometry.density(places.clamp(-radius, radius))[:, 0]
+        falling = falling & (density <= before) & (places.abs().amax(-1) <= radius)
+        count, before = count + falling, density
+    return count
 
 
 def _look(scene: Scene, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 3"]]:

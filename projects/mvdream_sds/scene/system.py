@@ -56,11 +56,12 @@ class ScoreDistillation(TrainingModule):
         f"model.{key}" for key in ("prompt", "negative_prompt", "directions", "cameras", "guidance", "losses", "scene")
     )
     harmless_settings = tuple(
-        f"model.{key}" for key in ("guidance.max_scenes", "guidance.compile", "scene.renderer.chunk")
+        f"model.{key}"
+        for key in ("recompute", "text_cache", "guidance.max_scenes", "guidance.compile", "scene.renderer.chunk")
     )
     memory_hint = (
-        "set recompute=true, cameras.batch_size or width and height lower, guidance.max_scenes=1, or "
-        "guidance.precision=bf16"
+        "set recompute=true or guidance.max_scenes=1; or guidance.precision=bf16, or cameras.batch_size or width and "
+        "height lower, which a run that has begun takes only with force_resume=true"
     )
 
     def __init__(
@@ -84,6 +85,8 @@ class ScoreDistillation(TrainingModule):
     ) -> None:
         super().__init__(**training)
         _check_scene(scene, losses)
+        if lora is not None and weights is None:
+            raise BadConfig(f"lora={lora}: adapters go onto a model's weights; give weights=")
         if weights is not None:
             load_weights(teacher, *files_of(weights, lora))
         cache = None if text_cache is None else Path(text_cache)
@@ -110,8 +113,11 @@ class ScoreDistillation(TrainingModule):
     def setting_name(self, key: str) -> str:
         """The program's settings stand at its top; the prompts are data too (`run_settings.distillation`)."""
         top, _, rest = key.partition(".")
-        if rest.startswith("directions"):
-            return "view_dependent"
+        part, _, last = rest.partition(".")
+        if part == "directions":
+            return f"{last}_threshold" if last in ("front", "back", "overhead") else "view_dependent"
+        if part == "teacher":
+            return f"model.{last}"
         return rest if top == "model" or rest in ("prompt", "negative_prompt") else key
 
     def train(self, mode: bool = True) -> "ScoreDistillation":

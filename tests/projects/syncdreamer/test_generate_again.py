@@ -46,7 +46,7 @@ def test_the_best_sample_has_a_name_of_its_own(made):
 def test_another_picture_under_the_same_path_is_not_taken_for_done(again, capsys):
     Image.new("RGBA", (40, 30), (0, 0, 90, 255)).save(again / "a.png")
     code, err = run_again(capsys, again)
-    assert code == 2 and "another picture" in err and "done before" not in err
+    assert code == 2 and "another input" in err and "done before" not in err
 
 
 def test_a_folder_of_other_things_is_not_replaced_even_when_told(again, capsys):

@@ -151,6 +151,25 @@ def test_a_high_resolution_stage_needs_the_low_resolution_ones_end(tmp_path, who
     assert found == str(whole / "checkpoints/step_00000006")
 
 
+def test_a_finished_run_does_not_mind_how_it_would_be_computed(whole):
+    before = (whole / "weights/model.safetensors").stat().st_mtime_ns
+    run(config(whole, guidance__max_scenes=1, recompute=True, text_cache=str(whole / "texts")))
+    assert (whole / "weights/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_settings_are_called_as_on_the_command_line():
+    names = {
+        "model.cameras.width": "cameras.width",
+        "model.prompt": "prompt",
+        "data.prompt": "prompt",
+        "model.directions.front": "front_threshold",
+        "model.directions.words": "view_dependent",
+        "model.teacher.denoiser.attention": "model.denoiser.attention",
+        "trainer.devices": "trainer.devices",
+    }
+    assert {key: ScoreDistillation.setting_name(None, key) for key in names} == names
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

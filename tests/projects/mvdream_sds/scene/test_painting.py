@@ -15,7 +15,7 @@ from projects.mvdream_sds.scene.renderer import VolumeRenderer
 from projects.mvdream_sds.scene.scene import Scene
 
 RED, BLUE = torch.tensor([0.9, 0.1, 0.1]), torch.tensor([0.1, 0.2, 0.9])
-SIGMA, SKIN = 5.0, 0.2
+SIGMA, SKIN, GAP = 5.0, 0.2, 0.03
 
 
 class Slab(ImplicitVolume):
@@ -26,15 +26,33 @@ class Slab(ImplicitVolume):
         self.radius, self.normal_type = 1.0, None
         self.place = nn.Parameter(torch.zeros(()))
 
+    def density(self, points):
+        return SIGMA * (points[:, 2:] < 0).float()
+
     def forward(self, points, *, normals=None):
+        return Matter(self.density(points), torch.where(points[:, 2:] > -SKIN, RED, BLUE).logit(), None)
+
+
+class Sandwich(Slab):
+    """A dense blue slab, and close above it a dense red one."""
+
+    def density(self, points):
         z = points[:, 2:]
-        return Matter(SIGMA * (z < 0).float(), torch.where(z > -SKIN, RED, BLUE).logit(), None)
+        return 200.0 * ((z < 0) | ((z > GAP) & (z < 0.5))).float()
+
+    def forward(self, points, *, normals=None):
+        return Matter(self.density(points), torch.where(points[:, 2:] > GAP / 2, RED, BLUE).logit(), None)
+
+
+def scene_of(geometry: Slab, num_samples_per_ray: int) -> Scene:
+    occupancy = SceneOccupancy(bound=1.0, resolution=4)
+    renderer = VolumeRenderer(occupancy=occupancy, num_samples_per_ray=num_samples_per_ray)
+    return Scene(geometry=geometry, material=NoMaterial(), background=SolidBackground(), renderer=renderer)
 
 
 @pytest.fixture(scope="module")
 def slab() -> Scene:
-    renderer = VolumeRenderer(occupancy=SceneOccupancy(bound=1.0, resolution=4), num_samples_per_ray=1732)
-    return Scene(geometry=Slab(), material=NoMaterial(), background=SolidBackground(), renderer=renderer)
+    return scene_of(Slab(), 1732)
 
 
 def test_what_is_seen_is_the_mixture_of_the_volume_rendering_integral(slab):
@@ -48,3 +66,20 @@ def test_what_is_seen_is_the_mixture_of_the_volume_rendering_integral(slab):
 def test_a_ray_that_meets_nothing_has_the_colour_of_its_point(slab):
     points, outward = torch.tensor([[0.0, 0.0, 0.5]]), torch.tensor([[0.0, 0.0, -1.0]])  # looks up, away from the slab
     torch.testing.assert_close(seen(slab, points, outward), RED[None], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("num_samples_per_ray", [96, 512])  # sections longer than the gap, and shorter
+def test_a_neighbour_beyond_a_gap_lends_no_colour(num_samples_per_ray):
+    points, up = torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 1.0]])
+    found = seen(scene_of(Sandwich(), num_samples_per_ray), points, up)
+    torch.testing.assert_close(found, BLUE[None], atol=2e-2, rtol=0)
+
+
+def test_beyond_the_cube_there_is_nothing(slab):
+    points, inward = (
+        torch.tensor([[0.0, 0.0, -1.0]]),
+        torch.tensor([[0.0, 0.0, -1.0]]),
+    )  # on the bottom face, from below
+    whole, core = 1 - math.exp(-SIGMA * 1.0), 1 - math.exp(-SIGMA * (1.0 - SKIN))
+    expected = (core * BLUE + (whole - core) * RED) / whole
+    torch.testing.assert_close(seen(slab, points, inward), expected[None], atol=1e-2, rtol=0)
