@@ -1,7 +1,7 @@
 """What a step of score distillation costs, part by part; and a frame of a rendered orbit.
 
     python -m benchmarks.sds                        # toybox size, CPU seconds
-    python -m benchmarks.sds --size paper           # published size; on a GPU also steps per second beside the MindSpore port's
+    python -m benchmarks.sds --size paper           # published size; on a GPU also step/s beside the MindSpore port's
 
 Networks have initial weights: cost does not depend on what they know. The scene is the blob that a run starts from,
 so samples per ray are those of its first steps. Seconds are CPU seconds on a CPU, and wall seconds between
