@@ -29,8 +29,11 @@ from core.training.settings import PRECISIONS
 
 GPU = torch.device("cuda:0")
 # C++ is told another device, whose gradients, unlike CUDA's, need no streams; autocast takes it for CUDA.
-INSIDE, AUTOCAST = torch.device("xla:0"), torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
+INSIDE = torch.device("xla:0")
 CUDA, XLA, META = 1, 9, 14  # torch's numbers for kinds of devices (c10/core/DeviceType.h)
+# Torch asks a device's guard, from this table, for the present stream.
+LIBRARY = Path(torch.__file__).parent / "lib" / "libc10.so"
+REGISTRY = "_ZN3c104impl26device_guard_impl_registryE"
 
 aten = torch.ops.aten
 MOVES = {aten._to_copy, aten.copy_}  # take tensors of any two devices
@@ -55,7 +58,7 @@ class Far(torch.Tensor):
     def __new__(cls, here: torch.Tensor) -> "Far":
         there = torch.Tensor._make_wrapper_subclass(
             cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype,
-            device=INSIDE, _extra_dispatch_keys=AUTOCAST,
+            device=INSIDE, _extra_dispatch_keys=torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA),
         )  # fmt: skip
         there.here = here
         return there
@@ -77,7 +80,9 @@ class Far(torch.Tensor):
 class _Dispatch(TorchDispatchMode):
     """Sees, beside what takes Far tensors, what makes new ones."""
 
-    _mode_key = torch._C._TorchDispatchModeKey.FAKE  # with it torch looks for no driver where it meets the device
+    def __init__(self) -> None:
+        super().__init__()
+        self._mode_key = torch._C._TorchDispatchModeKey.FAKE  # so torch looks for no driver where it meets the device
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _dispatch(function, args, kwargs or {})
@@ -159,15 +164,25 @@ def _is_far(function: Any, args: Any, given: list[torch.Tensor]) -> bool:
     return bool(far)
 
 
+def _device_guards() -> Any:
+    """Torch's table of its devices' guards; skips the test where this torch has not what pretending takes."""
+    try:
+        guards = (ctypes.c_void_p * (META + 1)).in_dll(ctypes.CDLL(str(LIBRARY)), REGISTRY)
+        for name in ("_only_lift_cpu_tensors", "_set_only_lift_cpu_tensors", "_TorchDispatchModeKey"):
+            getattr(torch._C, name)
+        Far(torch.zeros(1))
+    except (OSError, ValueError, AttributeError, TypeError) as lacking:
+        pytest.skip(f"no real GPU, and none can be pretended with torch {torch.__version__} here: {lacking}")
+    return guards
+
+
 @contextmanager
 def gpu() -> Iterator[torch.device]:
     """Within it one can compute on this device: forwards, backwards, under autocast, with generators."""
     if torch.cuda.is_available():
         yield GPU
         return
-    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
-    # Torch asks a device's guard for the present stream; that of no device has none, and nothing to do.
-    guards = (ctypes.c_void_p * (META + 1)).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
+    guards = _device_guards()
     before = guards[CUDA], guards[XLA], torch._C._only_lift_cpu_tensors()
     swaps = torch.__future__.get_swap_module_params_on_conversion()
     with pytest.MonkeyPatch.context() as patch:
@@ -175,7 +190,7 @@ def gpu() -> Iterator[torch.device]:
         patch.setattr(torch.cuda, "current_device", lambda: 0)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-        guards[CUDA] = guards[XLA] = guards[META]
+        guards[CUDA] = guards[XLA] = guards[META]  # that of no device has no stream, and nothing to do
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=) moves where it is seen
         torch.__future__.set_swap_module_params_on_conversion(
             True

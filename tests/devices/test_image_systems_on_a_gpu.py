@@ -1,7 +1,5 @@
 """One image to views computes on a GPU, in each precision: SyncDreamer and ViewFusion, sampling and training."""
 
-import math
-
 import pytest
 import torch
 
@@ -9,50 +7,65 @@ from core.device import autocast
 from core.training.randomness import generator
 from projects.syncdreamer.sampling import make_samples
 from projects.syncdreamer.settings import Settings
+from projects.syncdreamer.system import SyncDreamerSystem
 from projects.viewfusion.autoregression import Draws, ViewFusion
 from projects.viewfusion.fusion import circle_plan
 from projects.viewfusion.switches import FUSIONS
 from projects.viewfusion.system import Zero123System
-from tests.devices.learning import PRECISIONS, SLOW, batch_on, computing_in, learns
+from tests.devices.learning import PRECISIONS, SLOW, batch_on, computing_in, two_steps
 from tests.projects.syncdreamer import tiny
 from tests.projects.viewfusion import small
-
-TRAINED_IN = pytest.mark.parametrize("precision", [None, pytest.param(torch.bfloat16, marks=SLOW)], ids=["32", "bf16"])
 
 
 def draw(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def previewed(system, batch, device) -> torch.Tensor:
-    with torch.no_grad():
-        return system.eval().preview(batch_on(device, batch), generator(0, 0, device=device))
-
-
-@TRAINED_IN
-def test_syncdreamer_learns(precision, gpu):
+def syncdreamer(given: str) -> tuple[SyncDreamerSystem, dict[str, torch.Tensor]]:
+    """A system that trains all it can, and a batch of one object."""
     system = tiny.system(finetune_unet=True, finetune_projection=True, preview_steps=1)
     encoded = {"target_moments": draw(1, 16, 8, 8, 8), "input_moments": draw(1, 8, 8, 8)}
-    batch = encoded | {"input_embedding": draw(1, 1, tiny.CONTEXT), "input_elevation": torch.tensor([[0.3]])}
-    assert math.isfinite(learns(system, batch, gpu, precision=precision)["loss"])
-    if precision is not None:
-        pictures = {"target_pixels": draw(1, 16, 3, 32, 32), "input_pixels": draw(1, 3, 32, 32)}
-        for given in (batch, pictures | {"input_elevation": torch.tensor([[0.3]])}):
-            assert math.isfinite(learns(system, given, gpu)["loss"])
-            assert previewed(system, given, gpu).isfinite().all()
+    batches = {
+        "encoded": encoded | {"input_embedding": draw(1, 1, tiny.CONTEXT)},
+        "pictures": {"target_pixels": draw(1, 16, 3, 32, 32), "input_pixels": draw(1, 3, 32, 32)},
+    }
+    return system, batches[given] | {"input_elevation": torch.tensor([[0.3]])}
 
 
-@TRAINED_IN
-def test_viewfusions_zero123_learns(precision, gpu):
+def zero123(given: str) -> tuple[Zero123System, dict[str, torch.Tensor]]:
+    """ViewFusion's Zero-1-to-3 and a batch of two pairs."""
     parts = {"denoiser": small.denoiser(), "latents": tiny.latents(), "image_encoder": tiny.image_encoder()}
-    system, pose = Zero123System(**parts, preview_steps=1), {"pose": draw(2, 4)}
     encoded = {"target_moments": draw(2, 8, 8, 8), "input_moments": draw(2, 8, 8, 8)}
-    batch = encoded | pose | {"input_embedding": draw(2, 1, tiny.CONTEXT)}
-    assert math.isfinite(learns(system, batch, gpu, precision=precision)["loss"])
-    if precision is not None:
-        for given in (batch, pose | {"target_pixels": draw(2, 3, 32, 32), "input_pixels": draw(2, 3, 32, 32)}):
-            assert math.isfinite(learns(system, given, gpu)["loss"])
-            assert previewed(system, given, gpu).isfinite().all()
+    batches = {
+        "encoded": encoded | {"input_embedding": draw(2, 1, tiny.CONTEXT)},
+        "pictures": {"target_pixels": draw(2, 3, 32, 32), "input_pixels": draw(2, 3, 32, 32)},
+    }
+    return Zero123System(**parts, preview_steps=1), batches[given] | {"pose": draw(2, 4)}
+
+
+SYSTEMS = pytest.mark.parametrize("make", [syncdreamer, zero123])
+
+
+@SYSTEMS
+@pytest.mark.parametrize("precision", [None, pytest.param(torch.bfloat16, marks=SLOW)], ids=["32", "bf16"])
+def test_two_steps_of_training_change_what_is_trained(make, precision, gpu):
+    two_steps(*make("encoded"), gpu, precision=precision)
+
+
+@SLOW
+@SYSTEMS
+def test_two_steps_of_training_on_pictures_change_what_is_trained(make, gpu):
+    two_steps(*make("pictures"), gpu)
+
+
+@SLOW
+@SYSTEMS
+@pytest.mark.parametrize("given", ["encoded", "pictures"])
+def test_a_training_shows_a_preview(make, given, gpu):
+    system, batch = make(given)
+    with torch.no_grad():
+        picture = system.to(gpu).eval().preview(batch_on(gpu, batch), generator(0, 0, device=gpu))
+    assert picture.shape[0] == 3 and picture.device == gpu and picture.isfinite().all()
 
 
 @SLOW

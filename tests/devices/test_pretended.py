@@ -1,5 +1,8 @@
 """The pretended GPU refuses what a GPU refuses, computes what the CPU computes, and leaves nothing behind."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,41 +12,83 @@ from torch.testing import assert_close
 from tests.devices import pretended
 
 INDEX = torch.tensor([0, 1])
-MIXED = {
+# Of two tensors that lie together: what else it takes comes to the first or to the second.
+OPERATIONS = {
     "a sum": lambda far, near: far + near,
     "a sum in place": lambda far, near: near.add_(far),
     "a number that would hold it": lambda far, near: near[0, 0].add_(far[0, 0]),
     "a matrix product": lambda far, near: far @ near,
     "einsum": lambda far, near: torch.einsum("ij,jk->ik", far, near),
-    "a layer": lambda far, near: torch.nn.Linear(2, 2)(far),
+    "a layer": lambda far, near: torch.nn.Linear(2, 2, device=near.device)(far),
     "a convolution": lambda far, near: F.conv1d(far[None], near[:, :, None]),
     "a concatenation": lambda far, near: torch.cat([far, near]),
     "a stack of numbers": lambda far, near: torch.stack([far[0, 0], near[0, 0]]),
     "a choice": lambda far, near: torch.where(far > 0, far, near),
-    "an embedding": lambda far, near: F.embedding(INDEX, far),
-    "a bag of embeddings": lambda far, near: F.embedding_bag(INDEX[None], far, mode="sum"),
-    "a gathering": lambda far, near: far.gather(0, INDEX[None]),
-    "a selection": lambda far, near: far.index_select(0, INDEX),
-    "a scattering": lambda far, near: far[0].scatter_add(0, INDEX, near[0]),
+    "an embedding": lambda far, near: F.embedding(INDEX.to(near.device), far),
+    "a bag of embeddings": lambda far, near: F.embedding_bag(INDEX[None].to(near.device), far, mode="sum"),
+    "a gathering": lambda far, near: far.gather(0, INDEX[None].to(near.device)),
+    "a selection": lambda far, near: far.index_select(0, INDEX.to(near.device)),
+    "a scattering": lambda far, near: far[0].scatter_add(0, INDEX.to(far.device), near[0]),
     "an addition at places": lambda far, near: near[0].index_add(0, INDEX.to(far.device), far[0]),
     "values at places": lambda far, near: far[0].index_put((INDEX,), near[0]),
     "places on the GPU": lambda far, near: near[INDEX.to(far.device)],
     "a search": lambda far, near: torch.searchsorted(far[0], near[0]),
     "a sampled picture": lambda far, near: F.grid_sample(far[None, None], near[None, None], align_corners=False),
+    "the CPU's generator": lambda far, near: draw(torch.Generator(near.device), far.device),
+    "the GPU's generator": lambda far, near: draw(torch.Generator(far.device), near.device),
     "attention": lambda far, near: F.scaled_dot_product_attention(far[None], near[None], far[None]),
-    "an image's array": lambda far, near: far.numpy(),
-    "an array": lambda far, near: np.asarray(far),
-    "the CPU's generator": lambda far, near: torch.rand(2, generator=torch.Generator(), device=far.device),
-    "the GPU's generator": lambda far, near: torch.rand(2, generator=torch.Generator(far.device)),
 }
+# What torch itself refuses, before the pretended GPU sees it.
+SAID_BY_TORCH = {"attention": (RuntimeError, "Expected query, key, and value to have the same device type")}
 
 
-@pytest.mark.parametrize("mixed", MIXED.values(), ids=MIXED.keys())
-def test_tensors_of_two_devices_do_not_go_together(mixed, gpu):
-    near = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    mixed(near.clone(), near.clone())  # the devices alone are at fault
-    with pytest.raises((RuntimeError, TypeError)):
-        mixed(near.to(gpu), near.clone())
+def draw(generator, device):
+    return torch.rand(2, generator=generator, device=device)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_tensors_go_together_on_one_device_and_not_on_two(name, gpu):
+    operation, near = OPERATIONS[name], torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    # The devices alone are at fault: it works on either.
+    assert operation(near.clone(), near.clone()).device.type == "cpu"
+    assert operation(near.to(gpu), near.to(gpu)).device == gpu
+    kind, message = SAID_BY_TORCH.get(name, (RuntimeError if torch.cuda.is_available() else pretended.Misplaced, None))
+    with pytest.raises(kind, match=message):
+        operation(near.to(gpu), near.clone())
+
+
+@pytest.mark.parametrize("array", [torch.Tensor.numpy, np.asarray])
+def test_what_is_on_the_gpu_becomes_an_array_only_by_way_of_the_cpu(array, gpu):
+    far = torch.ones(2, device=gpu)
+    assert array(far.cpu()).tolist() == [1, 1]
+    # Torch itself refuses it: where nothing is real because of the subclass.
+    with pytest.raises((TypeError, RuntimeError), match=r"can't convert cuda|not supported for tensor subclasses"):
+        array(far)
+
+
+@pytest.mark.parametrize("symbol", [None, "no_such_table"])
+def test_where_torch_cannot_be_made_to_pretend_the_test_is_skipped_and_says_why(symbol, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if symbol is None:
+        monkeypatch.setattr(pretended, "LIBRARY", tmp_path / "libc10.so")
+    else:
+        monkeypatch.setattr(pretended, "REGISTRY", symbol)
+    why = f"no real GPU, and none can be pretended.*{symbol or 'libc10'}"
+    with pytest.raises(pytest.skip.Exception, match=why), pretended.gpu():
+        raise AssertionError
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PINNED = f"\ntorch=={torch.__version__.partition('+')[0]}\n" in (ROOT / "constraints.txt").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not PINNED, reason="not on Linux with the torch of constraints.txt")
+def test_no_test_is_skipped_on_linux_with_the_pinned_torch():
+    try:
+        with pretended.gpu() as device:
+            assert torch.zeros(1, device=device).device == device
+    except pytest.skip.Exception as skipped:
+        pytest.fail(str(skipped))
 
 
 def test_a_number_on_the_cpu_and_indices_there_are_taken(gpu):
@@ -91,6 +136,7 @@ def test_afterwards_everything_is_as_before():
     after = torch.Generator, torch.cuda.is_available(), torch.__future__.get_swap_module_params_on_conversion()
     assert after == before
     if not torch.cuda.is_available():
-        with pytest.raises(AssertionError, match="CUDA"):
+        # Of a build for the CPU, and of one for GPUs on a machine without.
+        with pytest.raises((AssertionError, RuntimeError), match=r"CUDA|NVIDIA|HIP"):
             torch.zeros(1, device="cuda")
     assert type(torch.tensor([1.0]).requires_grad_().sum().cpu()) is torch.Tensor
