@@ -32,7 +32,7 @@ def named_texts(path: Path) -> dict[str, str | Path]:
 
         found |= {name: text.strip() for name, text in read_captions(path).items()}
     else:
-        found |= {folder_name(text): text for text in _lines(path, "write one in each line")}
+        found |= {folder_name(text): text for text in _lines(path, f"prompts={path}", "write one in each line")}
     if not found:
         raise BadRequest(f"prompts={path}: holds no text")
     if wrong := next((name for name in found if name != Path(name).name or name in ("", ".", "..")), None):
@@ -42,7 +42,7 @@ def named_texts(path: Path) -> dict[str, str | Path]:
 
 def text_of(given: str | Path) -> str:
     """The text itself, or what a file says in all its lines; BadRequest where it is empty or no text."""
-    text = " ".join(_lines(given, "write what the object is")) if isinstance(given, Path) else given
+    text = " ".join(_lines(given, str(given), "write what the object is")) if isinstance(given, Path) else given
     if not text.strip():
         raise BadRequest("the text is empty; write what the object is")
     return text
@@ -57,14 +57,14 @@ def folder_name(prompt: str) -> str:
     return "_".join([*([name] if name.isascii() and name else []), digest])
 
 
-def _lines(path: Path, advice: str) -> list[str]:
-    """The lines of a text file that are not blank; `advice` says what to do where there is none."""
+def _lines(path: Path, name: str, advice: str) -> list[str]:
+    """The lines of a text file that are not blank; messages call it `name`, and advise so where there is none."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except OSError as error:
-        raise BadRequest(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
+        raise BadRequest(f"{name}: cannot be read ({error.strerror or error}); check the path") from error
     except ValueError as error:
-        raise BadRequest(f"{path}: is no UTF-8 text ({error}); save it as UTF-8") from error
+        raise BadRequest(f"{name}: is no UTF-8 text ({error}); save it as UTF-8") from error
     if not any(lines):
-        raise BadRequest(f"{path}: holds no text; {advice}")
+        raise BadRequest(f"{name}: holds no text; {advice}")
     return [line for line in lines if line]
