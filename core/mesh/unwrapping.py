@@ -23,24 +23,29 @@ def unwrap(
         size: of the texture, pixels.
         padding: pixels between its islands.
 
-    Raises BadMesh where xatlas fails.
+    Raises BadMesh where xatlas fails, BadOutput where temporary files cannot be written.
     """
-    from core.errors import BadMesh
+    from core.errors import BadMesh, BadOutput
 
-    with tempfile.TemporaryDirectory(prefix="unwrap-") as folder:
-        given, flat = Path(folder) / "mesh.npz", Path(folder) / "flat.npz"
-        np.savez(given, vertices=vertices, faces=faces, size=size, padding=padding)
-        command = [sys.executable, "-P", str(Path(__file__).resolve()), str(given), str(flat)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode or not flat.is_file():
-            ended = f"ended by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-            last = (done.stderr.strip().splitlines() or [ended])[-1]
-            raise BadMesh(
-                f"xatlas cannot unwrap this surface of {len(faces)} faces ({last}); unless memory or disk is full, "
-                "make it simpler or cleaner"
-            )
-        with np.load(flat) as arrays:
-            return arrays["origin"], arrays["faces"], arrays["uv"]
+    try:
+        with tempfile.TemporaryDirectory(prefix="unwrap-") as folder:
+            given, flat = Path(folder) / "mesh.npz", Path(folder) / "flat.npz"
+            np.savez(given, vertices=vertices, faces=faces, size=size, padding=padding)
+            command = [sys.executable, "-P", str(Path(__file__).resolve()), str(given), str(flat)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode or not flat.is_file():
+                ended = f"ended by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+                last = (done.stderr.strip().splitlines() or [ended])[-1]
+                raise BadMesh(
+                    f"xatlas cannot unwrap this surface of {len(faces)} faces ({last}); unless memory is full, make it "
+                    "simpler or cleaner"
+                )
+            with np.load(flat) as arrays:
+                return arrays["origin"], arrays["faces"], arrays["uv"]
+    except OSError as error:
+        raise BadOutput(
+            f"cannot write to {tempfile.gettempdir()!r} ({error.strerror or error}); free space there, or set TMPDIR"
+        ) from error
 
 
 def main(given: str, flat: str) -> None:

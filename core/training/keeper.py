@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from core.cpu import cpu_seconds
 from core.errors import BadOutput
 from core.files import atomic_folder
 from core.provenance import code_version, config_hash, provenance
@@ -58,7 +59,7 @@ class Keeper:
     ) -> None:
         """
         Args:
-            cpu_began_s: CPU seconds of this process when the run began.
+            cpu_began_s: `cpu_seconds()` when the run began.
         """
         self.config, self.module, self.optimizer, self.ema, self.say = config, module, optimizer, ema, say
         self.writes = writes
@@ -163,8 +164,8 @@ class Keeper:
             checkpoints.save_json(record, folder / "provenance.json")
 
     def cpu_seconds(self) -> float:
-        """User and system time of this run, in this process and in those that it continues."""
-        return self.cpu_before_s + time.process_time() - self.cpu_began_s
+        """CPU seconds of this run: of this process, of its children that have ended, and of those that it continues."""
+        return self.cpu_before_s + cpu_seconds() - self.cpu_began_s
 
     def _capture(self, position: Position) -> Snapshot:
         state = self.facts | {"position": asdict(position), "cpu_seconds": self.cpu_seconds()}

@@ -5,7 +5,6 @@ again in its folder continues from its newest valid checkpoint, bit for bit (on 
 (of Lightning) brings devices, precision and processes; the loop is ours, because exactness is decided there.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from lightning.fabric import Fabric
 
 from core.config import instantiate, plain
+from core.cpu import cpu_seconds
 from core.errors import BadConfig
 from core.memory import out_of_memory_as_request
 from core.provenance import keep_earlier_record
@@ -49,7 +49,7 @@ def run(cfg: Mapping[str, Any]) -> float:
 
 def train(fabric: Fabric, config: Mapping[str, Any]) -> tuple[float, bool]:
     """What each process does; the metric, and whether the weights are of this run rather than of one before it."""
-    began = time.process_time()  # a batch or a sweep has several runs in one process
+    began = cpu_seconds()  # a batch or a sweep has several runs in one process
     with catching_signals() as stop, _deterministic(bool(config["trainer"]["deterministic"])):
         with out_of_memory_as_request(TrainingModule.memory_hint):
             module = build(config)

@@ -1,6 +1,5 @@
 """Captions of held-out toybox objects -> one view set each, from the cameras that the true views have."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from core.config import whole
+from core.cpu import cpu_seconds
 from core.data.toybox import ToyboxPack, open_pack
 from core.device import choose_device
 from core.files import sha256_file
@@ -55,9 +55,9 @@ def predict(cfg: DictConfig) -> None:
     missing = predictions.missing(pack.uids[: config["num_objects"]])
     with progress_bar() as bar:
         for number in bar.track(missing, description="sampling"):
-            began = time.process_time()
+            began = cpu_seconds()
             views = views_of(system, settings, pack, number, (config["suffix"], config["negative_prompt"]))
-            predictions.write(views, time.process_time() - began)
+            predictions.write(views, cpu_seconds() - began)
     kept = config["num_objects"] - len(missing)
     were_there = f"; {kept} were there" if kept else ""
     console.print(f"{config['out']}: {len(missing)} objects made{were_there}", markup=False)

@@ -10,7 +10,7 @@ from core.diffusion.steps import ldm_num_steps
 from core.types import Cameras
 from projects.mvdream_sds.settings import Settings
 from projects.mvdream_sds.switches import OFFICIAL
-from projects.mvdream_sds.texts import folder_name, named_texts, text_of
+from projects.mvdream_sds.texts import asked_texts, text_of
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,8 @@ class Item:
 
 
 def find_items(cfg: Mapping[str, Any]) -> list[Item]:
-    """The texts of `prompt=` or `prompts=` (`texts.named_texts`); BadRequest where there is none."""
-    if cfg["prompt"] is not None:
-        text = str(cfg["prompt"]).strip()
-        texts: Mapping[str, str | Path] = {folder_name(text): text}
-    else:
-        texts = named_texts(Path(str(cfg["prompts"])))
+    """The texts that `prompt=` or `prompts=` asks for; BadRequest where there is none."""
+    texts = asked_texts(cfg["prompt"], cfg["prompts"])
     return [Item(given, Path(cfg["out"]) / name) for name, given in texts.items()]
 
 

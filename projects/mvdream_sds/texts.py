@@ -3,12 +3,23 @@
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
 from core.errors import BadRequest
+from projects.mvdream_sds.settings import check_text
 
 CAPTION_FILE = "caption.txt"
 TABLES = (".json", ".jsonl", ".csv")
 LONGEST_NAME = 60  # characters
+MOST_BYTES = 200  # of a given name: file systems have 255, of which what is unfinished takes some
+
+
+def asked_texts(prompt: Any, prompts: Any) -> dict[str, str | Path]:
+    """The text of `prompt=`, or those of `prompts=` (`named_texts`), by name; BadRequest where there is none."""
+    if prompt is None:
+        return named_texts(Path(str(prompts)))
+    text = str(prompt).strip()
+    return {folder_name(text): text}
 
 
 def named_texts(path: Path) -> dict[str, str | Path]:
@@ -35,8 +46,8 @@ def named_texts(path: Path) -> dict[str, str | Path]:
         found |= {folder_name(text): text for text in _lines(path, f"prompts={path}", "write one in each line")}
     if not found:
         raise BadRequest(f"prompts={path}: holds no text")
-    if wrong := next((name for name in found if name != Path(name).name or name in ("", ".", "..")), None):
-        raise BadRequest(f"prompts={path}: {wrong!r} cannot be a folder's name; rename it")
+    if (wrong := next((name for name in found if not _is_for_a_folder(name)), None)) is not None:
+        raise BadRequest(f"prompts={path}: {wrong[:LONGEST_NAME]!a} cannot be a folder's name; rename it")
     return found
 
 
@@ -45,6 +56,7 @@ def text_of(given: str | Path) -> str:
     text = " ".join(_lines(given, str(given), "write what the object is")) if isinstance(given, Path) else given
     if not text.strip():
         raise BadRequest("the text is empty; write what the object is")
+    check_text("the text", text)
     return text
 
 
@@ -55,6 +67,16 @@ def folder_name(prompt: str) -> str:
         return name
     digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:6]
     return "_".join([*([name] if name.isascii() and name else []), digest])
+
+
+def _is_for_a_folder(name: str) -> bool:
+    """One place in a path, short enough for every file system, and of characters that a path can have."""
+    return (
+        name == Path(name).name
+        and name not in ("", ".", "..")
+        and name.isprintable()
+        and len(name.encode()) <= MOST_BYTES
+    )
 
 
 def _lines(path: Path, name: str, advice: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Held-out toybox objects -> one view set each."""
 
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from core.config import instantiate, whole
+from core.cpu import cpu_seconds
 from core.data.toybox import NUM_VIEWS, ToyboxPack, open_pack
 from core.device import autocast, choose_device
 from core.images import check_image_size
@@ -55,9 +55,9 @@ def predict(cfg: DictConfig) -> None:
         batches = torch.tensor(missing).split(cfg.objects_per_batch) if missing else ()
         task = bar.add_task("sampling", total=len(batches) * cfg.sample_steps)
         for batch in batches:
-            began = time.process_time()
+            began = cpu_seconds()
             made = predict_batch(system, pack, batch.tolist(), cfg, lambda: bar.advance(task))
-            seconds = (time.process_time() - began) / len(batch)
+            seconds = (cpu_seconds() - began) / len(batch)
             for number, rgba in zip(batch.tolist(), made, strict=True):
                 predictions.write(ViewSet(rgba, cameras, pack.uids[number]), seconds)
     kept = f"; {cfg.num_objects - len(missing)} were there" if len(missing) < cfg.num_objects else ""

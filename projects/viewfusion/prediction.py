@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from core.batch import Record, run_batch
 from core.cameras.rigs import BLENDER_FOCAL
 from core.config import whole
+from core.cpu import cpu_seconds
 from core.data.free_views import FreeViews
 from core.data.toybox import NUM_VIEWS, open_pack
 from core.device import autocast, choose_device
@@ -86,14 +86,14 @@ def predict(cfg: DictConfig) -> None:
         running = bar.add_task("sampling", total=len(missing))
 
         def work(number: int) -> Record:
-            began = time.process_time()
+            began = cpu_seconds()
             bar.advance(running)
             task = task_of(number)
             check_image_size(task.pixels.shape[-1], fusion.denoiser.image_size)
             rgb = views_of(fusion, settings, task)
             cameras = to_cameras(task.targets, fusion.denoiser.image_size)
             views = ViewSet(with_white_as_alpha(rgb), cameras, task.name)
-            predictions.write(views, time.process_time() - began)
+            predictions.write(views, cpu_seconds() - began)
             return {"folder": str(Path(cfg.out) / task.name)}
 
         run_batch(missing, work, out=Path(cfg.out), name=names.__getitem__, report=say)

@@ -1,5 +1,6 @@
 """Files that other programs open: the same shape and colours come back, by our reader and by trimesh's."""
 
+import errno
 import json
 import signal
 import struct
@@ -118,6 +119,15 @@ def test_a_surface_that_cannot_be_unwrapped_is_told(box):
     broken = Mesh(box.vertices, torch.full_like(box.faces, len(box.vertices)), box.colors)
     with pytest.raises(BadMesh, match=r"xatlas cannot unwrap this surface of \d+ faces \(.*\)"):
         unwrap(broken.vertices.numpy(), broken.faces.numpy(), size=32, padding=1)
+
+
+def test_a_full_temporary_folder_is_told(box, monkeypatch):
+    def full(*args, **arrays):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(BadOutput, match=r"No space left on device.*set TMPDIR"):
+        unwrap(box.vertices.numpy(), box.faces.numpy(), size=32, padding=1)
 
 
 def test_a_signal_ends_the_unwrapping_and_leaves_nothing_behind(box, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from projects.mvdream_sds.assets import OWN, SHOWN, settings_of
 from projects.mvdream_sds.scene.exporting import export
 from projects.mvdream_sds.scene.filming import render
 from projects.mvdream_sds.scene.run_settings import check, distillation
-from projects.mvdream_sds.texts import folder_name, named_texts, text_of
+from projects.mvdream_sds.texts import asked_texts, text_of
 
 say = partial(console.print, markup=False, highlight=False)
 
@@ -24,12 +24,7 @@ say = partial(console.print, markup=False, highlight=False)
 def make_assets(cfg: DictConfig) -> list[Record]:
     """One record per text; it goes on past a bad text, and fails at the end. What is done already stays as it is."""
     given: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    prompt = given["prompt"]
-    texts: Mapping[str, str | Path]
-    if prompt is None:
-        texts = named_texts(Path(given["prompts"]))
-    else:
-        texts = {folder_name(str(prompt)): str(prompt).strip()}
+    texts = asked_texts(given["prompt"], given["prompts"])
     names = list(texts)[: given["num_prompts"]]
     of_training = {key: value for key, value in given.items() if key not in OWN}
     out = Path(given["out"])

@@ -11,17 +11,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from projects.mvdream_sds.export import COLORS
 from projects.mvdream_sds.scene.scene import Scene
 
 Painter = Callable[[Scene, Float[Tensor, "n 3"], Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
 CHUNK = 1 << 16  # points that pass through the field at once
 OUTSIDE = 2  # sections of a ray before the surface, at most: the mesh lies where density is high already
+CLEAR = 1e-3  # opacity of a ray that met nothing
 OPAQUE = 0.01  # a ray ends where less light than this comes from beyond
 
 
-def at_surface(
-    scene: Scene, points: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"] | None = None
-) -> Float[Tensor, "n 3"]:
+def at_surface(scene: Scene, points: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
     """Base colours in [0, 1] at points, on the CPU; `normals` do not matter."""
     return _in_parts(lambda points: _look(scene, points)[1], scene, points)
 
@@ -35,7 +35,7 @@ def seen(scene: Scene, points: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3
     return _in_parts(lambda points, normals: _along_rays(scene, points, normals), scene, points, normals)
 
 
-PAINTERS: dict[str, Painter] = {"seen": seen, "surface": at_surface}
+PAINTERS: dict[str, Painter] = dict(zip(COLORS, (seen, at_surface), strict=True))
 
 
 def _along_rays(scene: Scene, points: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
@@ -54,7 +54,9 @@ def _along_rays(scene: Scene, points: Float[Tensor, "n 3"], normals: Float[Tenso
         mixed[alive] += light[alive] * (1 - passed) * rgb
         light[alive] *= passed
     opacity = 1 - light
-    return torch.where(opacity > 1e-3, mixed / opacity.clamp(min=1e-3), _look(scene, points)[1])
+    colors, bare = mixed / opacity.clamp(min=CLEAR), opacity[:, 0] <= CLEAR
+    colors[bare] = _look(scene, points[bare])[1]
+    return colors
 
 
 def _outward_sections(scene: Scene, points: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"]) -> Int[Tensor, "n"]:

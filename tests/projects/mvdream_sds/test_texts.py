@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from core.errors import BadData, BadRequest
+from core.errors import BadConfig, BadData, BadRequest
 from projects.mvdream_sds.texts import named_texts, text_of
 
 
@@ -31,15 +31,25 @@ def test_a_caption_file_that_is_no_text_is_refused_when_its_turn_comes(tmp_path)
         text_of(bytes_)
     with pytest.raises(BadRequest, match=r"caption\.txt: holds no text"):
         text_of(blank)
+    with pytest.raises(BadRequest, match="the text is empty"):
+        text_of(" ")
+    with pytest.raises(BadConfig, match=r"the text: character 3 of .* is no UTF-8"):
+        text_of("a \ud800")
 
 
 def test_no_text_and_names_that_lead_elsewhere_are_refused(tmp_path):
     (tmp_path / "none.json").write_text("{}")
     (tmp_path / "away.json").write_text(json.dumps({"../cone": "a red cone"}))
     (tmp_path / "broken.json").write_text("{")
+    for name, key in (("long", "a" * 300), ("empty", ""), ("nul", "a\0b"), ("half", "\ud800")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({key: "a red cone"}))
     for name, fault, words in (
         ("none.json", BadRequest, "holds no text"),
         ("away.json", BadRequest, r"'\.\./cone' cannot be a folder's name"),
+        ("long.json", BadRequest, r"'a{60}' cannot be a folder's name; rename it"),
+        ("empty.json", BadRequest, "'' cannot be a folder's name"),
+        ("nul.json", BadRequest, "cannot be a folder's name"),
+        ("half.json", BadRequest, "cannot be a folder's name"),
         ("broken.json", BadData, "cannot be read"),
         ("missing.txt", BadRequest, "cannot be read"),
         ("", BadRequest, r"no folder there has a caption\.txt"),

@@ -5,9 +5,8 @@ import json
 import pytest
 
 from core.models.bundled import WEIGHTS
-from data_tools.toybox.make import Recipe, make
-from projects.benchmark import evaluate
 from projects.viewfusion import predict
+from tests.projects.rescored import rescored
 
 CARD = json.loads((WEIGHTS / "viewfusion_toybox" / "card.json").read_text())
 OBJECTS = 2
@@ -24,15 +23,7 @@ def test_by_its_card_more_images_are_better_and_fusion_beats_single_references()
 @pytest.mark.slow
 def test_the_bundled_weights_score_on_the_first_objects_what_their_card_says(tmp_path):
     """The card's scores are means of the seeds 1, 2 and 3."""
-    root, out = tmp_path / "toybox", tmp_path / "scores"
-    list(make(root, Recipe(), {"train": 1, "val": 0, "test": OBJECTS}, num_workers=0))
-    made = [str(tmp_path / f"views-{seed}") for seed in (1, 2, 3)]
-    for seed, folder in enumerate(made, start=1):
-        predict.main(["+experiment=viewfusion/toybox", "fusion=zero123", f"seed={seed}", f"root={root}",
-                      f"out={folder}", f"num_objects={OBJECTS}"])  # fmt: skip
-    evaluate.main(["protocol=toybox", f"protocol.num_objects={OBJECTS}", f"pred={{alone: [{','.join(made)}]}}",
-                   f"gt={root / 'test'}", f"out={out}"])  # fmt: skip
-    outcomes = json.loads((out / "scores.json").read_text())["objects"]["alone"]
-    assert len(outcomes) == OBJECTS
-    for name, outcome in outcomes.items():
-        assert outcome["scores"]["PSNR (dB)"] == pytest.approx(CARD["objects"][name]["PSNR (dB)"], abs=0.1), name
+    given = ["+experiment=viewfusion/toybox", "fusion=zero123"]
+    found = rescored(tmp_path, predict.main, given, protocol="toybox", objects=OBJECTS)
+    for name, scores in found.items():
+        assert scores["PSNR (dB)"] == pytest.approx(CARD["objects"][name]["PSNR (dB)"], abs=0.1), name
